@@ -1,0 +1,1 @@
+"""jetp, the command line."""

@@ -1,0 +1,129 @@
+"""The configuration as the rest of the program sees it: complete, typed, units in the names.
+
+Defaults and bounds of watch.yml stand here and nowhere else; `load.py` fills these records from YAML, and
+`schema.json` is generated from the same table. Values of secrets live in `secrets` fields, which no repr shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from jetwatch.records import Command
+
+MIB = 1024 * 1024
+DAY_S = 86_400.0
+
+
+class Phase(StrEnum):
+    """Where in the interval a watch's checks fall: drawn at each start, or the same for ever on this machine."""
+
+    RANDOM = "random"
+    STABLE = "stable"
+
+
+class StopMode(StrEnum):
+    """What TERM does to open runs: leave them to the next agent, wait for their end, or cancel them."""
+
+    DETACH = "detach"
+    WAIT = "wait"
+    CANCEL = "cancel"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    JSON = "json"
+    CONSOLE = "console"
+    LOGFMT = "logfmt"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Delay n is uniform in [0, min(max_s, initial_s * factor^(n-1))), at least 1 s. `max_attempts` None: no limit."""
+
+    initial_s: float = 30.0
+    max_s: float = 3600.0
+    factor: float = 2.0
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retain:
+    """How many run directories and outputs are kept: by count, by age, by total size (None: no limit)."""
+
+    runs: int = 10
+    age_s: float = 30 * DAY_S
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReserve:
+    """No run starts with less than this free."""
+
+    free_bytes: int = 64 * MIB
+    free_inodes: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """One watch. `check` None with `schedule` set: every firing is due.
+
+    `hooks` has the keys on_start, on_ok, on_fail, on_done, on_error, where configured. `jitter_s` and
+    `jitter_fraction` (of the interval) add up; at most one is set. `secrets` maps a command's name (`check`, `download`,
+    `play`, `on_ok`, …) to the secret part of its environment. `digest` identifies the watch's whole configuration.
+    """
+
+    name: str
+    play: Command
+    check: Command | None = None
+    download: Command | None = None
+    hooks: Mapping[str, Command] = field(default_factory=dict)
+    check_interval_s: float = 200.0
+    schedule: str | None = None
+    timezone: str | None = None
+    splay_s: float = 0.0
+    phase: Phase = Phase.RANDOM
+    jitter_s: float = 0.0
+    jitter_fraction: float = 0.0
+    retry: Retry | None = None
+    reapply_s: float | None = None
+    exclusive: str | None = None
+    retain: Retain = Retain()
+    disk_reserve: DiskReserve = DiskReserve()
+    user: str | None = None
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`format` None: console on a terminal, else JSON. `fold_s`: how often not-due checks are counted in one line."""
+
+    format: LogFormat | None = None
+    level: str = "info"
+    fold_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The control socket. `socket` None: the standard place of the state directory."""
+
+    enabled: bool = True
+    socket: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration: the agent-wide keys and every watch by name. `stop` None: what fits the place."""
+
+    watches: Mapping[str, WatchSettings]
+    state_dir: Path | None = None
+    download_dir: Path | None = None
+    max_runs: int = 4
+    log: LogSettings = LogSettings()
+    control: ControlSettings = ControlSettings()
+    stop: StopMode | None = None
+    digest: str = ""

@@ -1,0 +1,1 @@
+"""The door to a running agent: a few verbs over a Unix socket."""

@@ -1,0 +1,119 @@
+"""Every error that jetwatch raises on purpose, as one tree.
+
+    JetwatchError                  exit_code 70
+    ├── ConfigError                78  watch.yml will not do: a list of problems, each with its place
+    ├── StateDirError              78  the state directory will not do
+    │   └── StateDirBusy           75  another agent holds it
+    ├── JournalError               78  the journal cannot be used (never repaired, never rewritten)
+    │   └── JournalNewer           78  written by a newer version
+    ├── NotPermitted               77
+    ├── NoAgent                    69  a verb needs a running agent
+    ├── UsageError                  2  the words of a command line name nothing that exists
+    ├── WordError                   –  a command template cannot become argv
+    └── CommandNotStarted           –  a command could not be started: a code and a sentence
+
+A class carries the facts and builds its own sentence. `exit_code` is what `jetp` leaves with when nobody else
+handles the error; for the last two the engine records a result instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class JetwatchError(Exception):
+    """An error with a sentence for a person: what was expected, what was found, where, what to do."""
+
+    exit_code = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong (or doubtful) in a configuration.
+
+    `path` is the place in the document (`watches.web.check_interval`), `file` and `line` (1-based) where it stands.
+    """
+
+    file: str
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class ConfigError(JetwatchError):
+    """The configuration will not do. `problems` holds all of them, in file order."""
+
+    exit_code = 78
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class StateDirError(JetwatchError):
+    """The state directory cannot be used: wrong owner, wrong kind of file system, not writable."""
+
+    exit_code = 78
+
+
+class StateDirBusy(StateDirError):
+    """Another agent holds the state directory's lock."""
+
+    exit_code = 75
+
+    def __init__(self, path: Path, holder_pid: int | None) -> None:
+        self.holder_pid = holder_pid
+        holder = f"process {holder_pid}" if holder_pid else "another process"
+        super().__init__(f"{path}: {holder} holds this state directory; one agent per state directory")
+
+
+class JournalError(JetwatchError):
+    """The journal cannot be used. It is left exactly as it was."""
+
+    exit_code = 78
+
+
+class JournalNewer(JournalError):
+    """The journal has a schema of a newer jetwatch."""
+
+    def __init__(self, path: Path, found: int, known: int) -> None:
+        super().__init__(
+            f"{path}: this journal has schema {found}, and this jetwatch knows up to {known}: "
+            "it was written by a newer version. Install that version again; the journal was not touched"
+        )
+
+
+class NotPermitted(JetwatchError):
+    """The caller may not do this."""
+
+    exit_code = 77
+
+
+class NoAgent(JetwatchError):
+    """A verb needs a running agent and there is none."""
+
+    exit_code = 69
+
+
+class UsageError(JetwatchError):
+    """The words of a command line name nothing that exists, or more than one thing."""
+
+    exit_code = 2
+
+
+class WordError(JetwatchError):
+    """A command template cannot become argv: bad quoting, an unknown name, a forbidden value."""
+
+
+class CommandNotStarted(JetwatchError):
+    """A command could not be started. `code` is stable (`no_such_user`, `no_such_file`, …)."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        self.code = code
+        super().__init__(sentence)

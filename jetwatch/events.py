@@ -1,0 +1,338 @@
+"""The catalogue of everything that jetwatch tells: one class per event, its name, its level, its fields.
+
+Names and fields are stable (docs/reference/events.md is generated from here). A field whose value is None or empty is
+left out of the line. `HISTORY` events are written to the journal in the transaction of the change they tell, and carry its
+`seq`; the others are only logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+SCHEMA_VERSION = 1
+"""Rises when a field changes its meaning or goes away; new events and new fields do not raise it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The base of all events. `watch` and `play_uuid` are empty where an event has none."""
+
+    name: ClassVar[str]
+    level: ClassVar[str] = "info"
+    history: ClassVar[bool] = False
+
+    watch: str = ""
+    play_uuid: str = ""
+
+    def told_fields(self) -> Iterator[tuple[str, object]]:
+        """The event's own fields that have something to say, in their order of declaration."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and value != "" and value != () and value != {}:
+                yield each.name, value
+
+    def told_level(self) -> str:
+        """The level of this very event."""
+        return self.level
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStarted(Event):
+    """The agent holds its state directory and is about to work. `detach`: runs live on when it stops."""
+
+    name = "agent_started"
+    pid: int
+    detach: bool
+    cgroup: str
+    watches: int
+    config: str
+    state_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStopping(Event):
+    """A signal or an end of work stops the agent. `mode`: detach, wait or cancel."""
+
+    name = "agent_stopping"
+    reason: str
+    mode: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStopped(Event):
+    """The agent's last line. `open_runs` live on under their supervisors."""
+
+    name = "agent_stopped"
+    open_runs: int
+    lines_dropped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigReloaded(Event):
+    """A new configuration is in force (`changed` false: it was the same)."""
+
+    name = "config_reloaded"
+    changed: bool
+    added: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigRejected(Event):
+    """A new configuration will not do; the last good one stays."""
+
+    name = "config_rejected"
+    level = "error"
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplayStarted(Event):
+    """A random wait before a check."""
+
+    name = "splay_started"
+    wait_s: float
+    splay_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFinished(Event):
+    """A check was answered, failed, or was skipped (`reason`)."""
+
+    name = "check_finished"
+    result: str
+    reason: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    timed_out: bool | None = None
+    duration_s: float | None = None
+    revision: str | None = None
+    trigger: str | None = None
+    output_tail: str | None = None
+    suspended_by: str | None = None
+    suspended_until: str | None = None
+
+    def told_level(self) -> str:
+        """Not due and skipped are everyday; an error is one."""
+        return {"not_due": "debug", "skipped": "debug", "error": "error"}.get(self.result, "info")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksFolded(Event):
+    """How many checks said not due since the last such line."""
+
+    name = "checks_folded"
+    count: int
+    since: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A run is open: recorded, with a fresh directory; its first command has not started."""
+
+    name = "run_started"
+    history = True
+    trigger: str
+    attempt: int
+    revision: str | None = None
+    download_path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStarted(Event):
+    """A command of a run, or a hook, is being started."""
+
+    name = "step_started"
+    history = True
+    step: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished(Event):
+    """A command of a run, or a hook, ended. `ok` is what counts; `reason` says why not."""
+
+    name = "step_finished"
+    history = True
+    step: str
+    ok: bool
+    reason: str | None = None
+    detail: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    timed_out: bool = False
+    duration_s: float = 0.0
+    cpu_s: float = 0.0
+    max_rss_bytes: int = 0
+    output_bytes: int = 0
+    left_running: int | None = None
+    output_tail: str | None = None
+
+    def told_level(self) -> str:
+        """A step that failed is a warning; what it means is told by run_finished or hook_retry."""
+        return "info" if self.ok else "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReattached(Event):
+    """An agent that starts goes on with a run that another agent opened."""
+
+    name = "run_reattached"
+    step: str
+    alive: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The one end of a run."""
+
+    name = "run_finished"
+    history = True
+    outcome: str
+    reason: str | None = None
+    exit_code: int | None = None
+    failed_step: str | None = None
+    duration_s: float
+    attempt: int
+    trigger: str
+    revision: str | None = None
+
+    def told_level(self) -> str:
+        """Only ok is no error."""
+        return {"ok": "info", "cancelled": "warning"}.get(self.outcome, "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPlanned(Event):
+    """A failed run, or a check in error, will be tried again. `at` is RFC 3339."""
+
+    name = "retry_planned"
+    at: str
+    attempt: int
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined(Event):
+    """A revision starts no more runs until another one is seen or `jetp clear`."""
+
+    name = "quarantined"
+    level = "warning"
+    history = True
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Event):
+    """Too many lost runs in a row: the watch waits."""
+
+    name = "held"
+    level = "warning"
+    history = True
+    lost_in_a_row: int
+    until: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocked(Event):
+    """A command cannot be killed; its watch starts nothing until it is gone."""
+
+    name = "blocked"
+    level = "error"
+    step: str
+    pid: int
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleared(Event):
+    """Backoff, quarantine and hold of a watch are forgotten."""
+
+    name = "cleared"
+    history = True
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookRetry(Event):
+    """A hook failed and will be tried again."""
+
+    name = "hook_retry"
+    level = "warning"
+    step: str
+    at: str
+    delivery: int
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookAbandoned(Event):
+    """A hook was given up."""
+
+    name = "hook_abandoned"
+    level = "error"
+    history = True
+    step: str
+    deliveries: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspended(Event):
+    """No new runs for this watch."""
+
+    name = "suspended"
+    history = True
+    by: str
+    reason: str
+    until: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """New runs may start again."""
+
+    name = "resumed"
+    history = True
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskLow(Event):
+    """A run that is due does not start: too little free space or too few inodes."""
+
+    name = "disk_low"
+    level = "error"
+    path: str
+    free_bytes: int
+    free_inodes: int
+    reserve_bytes: int
+    reserve_inodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSwept(Event):
+    """Old run directories and outputs were removed."""
+
+    name = "retention_swept"
+    level = "debug"
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionRefused(Event):
+    """A directory could not be removed safely; it stays."""
+
+    name = "retention_refused"
+    level = "warning"
+    path: str
+    reason: str
+
+
+def catalogue() -> tuple[type[Event], ...]:
+    """Every event class, in the order of this file."""
+    return tuple(Event.__subclasses__())

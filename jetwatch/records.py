@@ -1,0 +1,390 @@
+"""The records that cross rooms: frozen, typed, storable as JSON.
+
+Every room below the engine knows the others through these alone. Units stand in the names: `_us` whole microseconds,
+`_s` seconds, `_bytes` bytes. A secret never stands in any of them, except in `CommandSpec`, which travels by pipe and is
+never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+FORMAT = 1
+"""Version of the files that a shim and an agent exchange (spec, started.json, exit.json)."""
+
+STALE_AFTER_US = 3600 * 1_000_000
+"""A run that stood still between two commands for longer than this is not gone on with (contract 2)."""
+
+
+class Outcome(StrEnum):
+    """How a run ended. `lost`: its supervisor or the machine died with it; it may have run in part."""
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class StepState(StrEnum):
+    """Where a step of a run stands."""
+
+    PENDING = "pending"
+    STARTED = "started"
+    ENDED = "ended"
+    SKIPPED = "skipped"
+
+
+class Ending(StrEnum):
+    """How a command ended. `not_started`: it never ran, and `CommandResult.reason` says why."""
+
+    NOT_STARTED = "not_started"
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class TriggerKind(StrEnum):
+    """What made a run due."""
+
+    CHECK = "check"
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+    RETRY = "retry"
+    REAPPLY = "reapply"
+
+
+class CheckResult(StrEnum):
+    """The answer of a check. `skipped`: it was not asked, or its answer may not start a run; a reason says why."""
+
+    DUE = "due"
+    NOT_DUE = "not_due"
+    LATER = "later"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """One instant by both clocks: Unix time, and time since boot with sleep counted, within `boot_id`."""
+
+    wall_us: int
+    boot_us: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """An instant to wait for that outlives a process and a reboot.
+
+    Within its boot the boot-time clock counts; after a reboot the wall clock does, and the wait is never longer
+    than it was at first (`span_us`).
+    """
+
+    at: Stamp
+    span_us: int
+
+    @classmethod
+    def after(cls, now: Stamp, span_us: int) -> Deadline:
+        """The instant `span_us` microseconds from `now`."""
+        return cls(Stamp(now.wall_us + span_us, now.boot_us + span_us, now.boot_id), span_us)
+
+    def remaining_us(self, now: Stamp) -> int:
+        """Microseconds to wait from `now`, 0 when the deadline has passed."""
+        if now.boot_id == self.at.boot_id:
+            return max(0, self.at.boot_us - now.boot_us)
+        return min(self.span_us, max(0, self.at.wall_us - now.wall_us))
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process that cannot be mistaken for another: a pid is worth nothing without its start time and its boot."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as it was asked for: templates, storable, without secrets.
+
+    Exactly one of `words` (templates of argv) and `shell` (text for `/bin/sh -c`, never a template) is set.
+    `env` holds plain values; `env_files` name private files that are read anew for each start.
+    """
+
+    words: tuple[str, ...] | None = None
+    shell: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_files: tuple[str, ...] = ()
+    cwd: str | None = None
+    user: str | None = None
+    group: str | None = None
+    umask: int | None = None
+    nice: int | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    timeout_s: float = 60.0
+    grace_s: float = 10.0
+    ok_exit_codes: tuple[int, ...] = (0,)
+    keep_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command rendered and complete. It may hold secrets: it travels by pipe and is never written to disk.
+
+    `mark` is one `NAME=value` that every process of the command carries in its environment, so that it can be found.
+    `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are the
+    names in `env` whose values are masked in `CommandResult.output_tail`.
+    """
+
+    step_id: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    mark: str
+    outputs_path: str | None
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...] | None
+    umask: int | None
+    nice: int | None
+    limits: Mapping[str, int]
+    timeout_s: float
+    grace_s: float
+    keep_bytes: int
+    secret_names: tuple[str, ...] = ()
+    cgroup: str | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended, and what it cost.
+
+    `reason` is a code, not a sentence (`no_such_file`, `bad_output`, …); `detail` is the sentence for a person.
+    `left_running` counts processes that the command started and left behind. `outputs` are the `key=value` lines of its
+    JETWATCH_OUTPUT file. `output_tail` is the end of its output as text, secrets masked. `started_us` and `ended_us` are
+    Unix time.
+    """
+
+    step_id: str
+    ending: Ending
+    reason: str | None = None
+    detail: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    core_dumped: bool = False
+    pid: int | None = None
+    started_us: int | None = None
+    ended_us: int | None = None
+    duration_s: float = 0.0
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    max_rss_bytes: int = 0
+    output_bytes: int = 0
+    output_kept_bytes: int = 0
+    output_tail: str = ""
+    left_running: int = 0
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def shell_exit_code(self) -> int | None:
+        """The exit code as a shell would tell it: 128 + n for signal n, 127 and 126 for one that could not start."""
+        if self.ending is Ending.NOT_STARTED:
+            return 127 if self.reason == "no_such_file" else 126
+        return self.exit_code
+
+    def ended_well(self, ok_exit_codes: tuple[int, ...]) -> bool:
+        """Whether the command did what was asked of it."""
+        return self.ending is Ending.EXITED and self.reason is None and self.exit_code in ok_exit_codes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of a run. `attempt` counts its starts; each start has a directory of its own."""
+
+    number: int
+    name: str
+    command: Command
+    state: StepState = StepState.PENDING
+    attempt: int = 0
+    started: Stamp | None = None
+    result: CommandResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What made something due, when, and by whom. `revision` and `values` are what the check said."""
+
+    kind: TriggerKind
+    at: Stamp
+    revision: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+    by: str | None = None
+    reason: str | None = None
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a watch, from its opening to its outcome. Its id is the `play_uuid`.
+
+    The steps and hooks keep the configuration that the run began with. `progressed` is the last time that something
+    was recorded of it. `outcome` is None while the run is open. `seq` is the journal's own count, 0 before it is stored.
+    """
+
+    id: str
+    watch: str
+    trigger: Trigger
+    attempt: int
+    revision: str
+    previous_revision: str
+    applied_revision: str
+    values: Mapping[str, str]
+    config_digest: str
+    download_path: str
+    download_owner: str | None
+    steps: tuple[Step, ...]
+    hooks: Mapping[str, Command]
+    opened: Stamp
+    progressed: Stamp
+    exclusive: str | None = None
+    cancel: Trigger | None = None
+    outcome: Outcome | None = None
+    reason: str | None = None
+    exit_code: int | None = None
+    failed_step: str = ""
+    closed: Stamp | None = None
+    seq: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has no outcome yet."""
+        return self.outcome is None
+
+    @property
+    def play_began(self) -> bool:
+        """Whether the play's command may have changed the machine."""
+        return any(
+            step.name == "play" and step.attempt > 0 and not (step.result and step.result.ending is Ending.NOT_STARTED)
+            for step in self.steps
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """No new runs, by whom, why, and until when (None: until `jetp resume`)."""
+
+    by: str
+    reason: str
+    since: Stamp
+    until: Deadline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchState:
+    """What is remembered of a watch between two checks.
+
+    `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
+    of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what).
+    """
+
+    watch: str
+    applied_revision: str = ""
+    last_ok_revision: str = ""
+    last_ok: Stamp | None = None
+    last_run: str | None = None
+    last_check: Stamp | None = None
+    last_result: CheckResult | None = None
+    last_reason: str | None = None
+    last_revision: str = ""
+    next_check: Deadline | None = None
+    last_fire_us: int | None = None
+    check_errors: int = 0
+    attempt: int = 0
+    attempt_revision: str = ""
+    retry_at: Deadline | None = None
+    retry: Trigger | None = None
+    due: Trigger | None = None
+    waiting_for: tuple[str, ...] = ()
+    trigger: Trigger | None = None
+    quarantined_revision: str | None = None
+    quarantine_reason: str | None = None
+    lost_in_a_row: int = 0
+    held_until: Deadline | None = None
+    suspended: Suspension | None = None
+    hooks_abandoned: int = 0
+
+
+class HookState(StrEnum):
+    """Where the delivery of a hook stands."""
+
+    OWED = "owed"
+    DELIVERED = "delivered"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """A hook that is owed to somebody: delivered at least once, in the order of `id`, across crash and reboot.
+
+    `attempt` counts starts (each has a directory of its own), `deliveries` counts tries that ran. `in_flight` says that
+    a start is recorded whose end is not. `values` are the template variables of the moment it was owed.
+    """
+
+    watch: str
+    run_id: str | None
+    name: str
+    command: Command
+    values: Mapping[str, str]
+    owed_since: Stamp
+    id: int = 0
+    state: HookState = HookState.OWED
+    attempt: int = 0
+    deliveries: int = 0
+    in_flight: bool = False
+    not_before: Deadline | None = None
+    result: CommandResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What the agent says of itself in the journal, for readers that need no agent."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    started: Stamp
+    version: str
+    config_path: str
+    config_digest: str
+    detach: bool
+    cgroup: str
+    watches: tuple[str, ...]
+    config_rejected: str | None = None
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    stopped: Stamp | None = None
+
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> bytes:
+    """A record as JSON (one line, UTF-8)."""
+    return msgspec.json.encode(record)
+
+
+def from_json(data: bytes | str, kind: type[Record]) -> Record:
+    """The record of type `kind` in `data`. Raises ValueError when it is not one; unknown keys are ignored."""
+    return msgspec.json.decode(data, type=kind)
