@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from jetwatch.records import AgentState, OutboxEntry, Run, Stamp, WatchState
+
 SCHEMA_VERSION = 1
 """Rises when a field changes its meaning or goes away; new events and new fields do not raise it."""
 
@@ -336,3 +338,29 @@ class RetentionRefused(Event):
 def catalogue() -> tuple[type[Event], ...]:
     """Every event class, in the order of this file."""
     return tuple(Event.__subclasses__())
+
+
+@dataclass(frozen=True)
+class Change:
+    """Everything that is written in one transaction: new states of records, and the events that tell of them.
+
+    `durable` false: the newest checks may be forgotten by a power cut (never by a kill); nothing that starts or
+    ends a run is such a change.
+    """
+
+    at: Stamp
+    runs: tuple[Run, ...] = ()
+    watches: tuple[WatchState, ...] = ()
+    hooks: tuple[OutboxEntry, ...] = ()
+    agent: AgentState | None = None
+    events: tuple[Event, ...] = ()
+    durable: bool = True
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event with its place in history (`seq`; None: it is not history) and its time."""
+
+    event: Event
+    at_us: int
+    seq: int | None = None

@@ -1,8 +1,8 @@
 """The records that cross rooms: frozen, typed, storable as JSON.
 
-Every room below the engine knows the others through these alone. Units stand in the names: `_us` whole microseconds,
-`_s` seconds, `_bytes` bytes. A secret never stands in any of them, except in `CommandSpec`, which travels by pipe and is
-never stored.
+Every room below the engine knows the others through these alone. Units stand in the names: `_us` whole
+microseconds, `_s` seconds, `_bytes` bytes. A secret never stands in any of them, except in `CommandSpec`, which
+travels by pipe and is never stored.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ class Command:
 class CommandSpec:
     """A command rendered and complete. It may hold secrets: it travels by pipe and is never written to disk.
 
-    `mark` is one `NAME=value` that every process of the command carries in its environment, so that it can be found.
-    `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are the
-    names in `env` whose values are masked in `CommandResult.output_tail`.
+    `mark` is one `NAME=value` that every process of the command has in its environment, so that it can be found.
+    `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are
+    the names in `env` whose values are masked in `CommandResult.output_tail`.
     """
 
     step_id: str
@@ -155,7 +155,7 @@ class CommandSpec:
     uid: int | None
     gid: int | None
     groups: tuple[int, ...] | None
-    umask: int | None
+    umask: int
     nice: int | None
     limits: Mapping[str, int]
     timeout_s: float
@@ -172,8 +172,8 @@ class CommandResult:
 
     `reason` is a code, not a sentence (`no_such_file`, `bad_output`, …); `detail` is the sentence for a person.
     `left_running` counts processes that the command started and left behind. `outputs` are the `key=value` lines of its
-    JETWATCH_OUTPUT file. `output_tail` is the end of its output as text, secrets masked. `started_us` and `ended_us` are
-    Unix time.
+    JETWATCH_OUTPUT file. `output_tail` is the end of its output as text, secrets masked. `started_us` and `ended_us`
+    are Unix time.
     """
 
     step_id: str
@@ -209,6 +209,29 @@ class CommandResult:
         return self.ending is Ending.EXITED and self.reason is None and self.exit_code in ok_exit_codes
 
 
+class Sight(StrEnum):
+    """What a look at a step's directory shows."""
+
+    ALIVE = "alive"
+    DONE = "done"
+    NEVER_RAN = "never_ran"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a started step from its directory alone: its lock, `exit.json`, `started.json`, in this order.
+
+    `alive`: the lock is held, `supervisor` says by whom (None: it has not written that down yet). `done`: `result` is
+    there. `never_ran`: the command's first instruction was never reached. `gone`: its supervisor died with it.
+    """
+
+    sight: Sight
+    supervisor: ProcessId | None = None
+    result: CommandResult | None = None
+    blocked: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One command of a run. `attempt` counts its starts; each start has a directory of its own."""
@@ -241,7 +264,7 @@ class Run:
     """One run of a watch, from its opening to its outcome. Its id is the `play_uuid`.
 
     The steps and hooks keep the configuration that the run began with. `progressed` is the last time that something
-    was recorded of it. `outcome` is None while the run is open. `seq` is the journal's own count, 0 before it is stored.
+    was recorded of it. `outcome` is None while the run is open. `seq` is the journal's own count, 0 until it is stored.
     """
 
     id: str

@@ -1,0 +1,256 @@
+"""The agent's side of a supervisor: start one, look at one, tell one to stop, bury a dead one.
+
+The lock of a step is taken before the fork and handed over, so it is held without a gap: a held lock, and nothing
+else, means alive. Evidence is read in one order: lock, `exit.json`, `started.json`. Who wrote `lost` has killed first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jetwatch.errors import CommandNotStarted
+from jetwatch.process import tree
+from jetwatch.process.shim import boot_id, pid_namespace
+from jetwatch.records import CommandResult, CommandSpec, Evidence, ProcessId, Sight, from_json
+
+_PROGRAM = ("process/__init__.py", "process/output.py", "process/tree.py", "process/hold.py", "process/shim.py")
+_MAIN = "from jetwatch.process.shim import main\n\nmain()\n"
+_START_TIMEOUT_S = 30
+_EXIT_LIMIT_BYTES = 1024 * 1024
+
+
+def install(shim_root: Path) -> Path:
+    """Copy the supervisor's program into the state directory, once per version of it. Returns a directory to run.
+
+    A running agent's files may be replaced by an upgrade, or lie in an archive; a supervisor's must not.
+    """
+    package = resources.files("jetwatch")
+    sources = {name: package.joinpath(name).read_bytes() for name in _PROGRAM}
+    digest = hashlib.sha256(b"\0".join(sources.values()) + sys.version.encode()).hexdigest()[:16]
+    target = shim_root / digest
+    if target.is_dir():
+        return target
+    building = shim_root / f"{digest}.new"
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "jetwatch" / "process").mkdir(parents=True, mode=0o700)
+    (building / "jetwatch" / "__init__.py").touch(mode=0o600)
+    for name, data in sources.items():
+        (building / "jetwatch" / name).write_bytes(data)
+    (building / "__main__.py").write_text(_MAIN)
+    _fsync_tree(building)
+    building.rename(target)
+    return target
+
+
+def _fsync_tree(top: Path) -> None:
+    for path in (*top.rglob("*"), top):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def start(program: Path, directory: Path, spec: CommandSpec) -> ProcessId | None:
+    """Start the supervisor of `spec` in the fresh step directory. Blocks some 20 ms, until it has left us.
+
+    Returns who it is, None when it has ended already. Raises CommandNotStarted (`no_supervisor`) when it cannot be
+    started at all; then nothing ran.
+    """
+    lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        argv = [sys.executable, "-I", "-S", str(program), str(directory), str(lock_fd)]
+        finished = subprocess.run(
+            argv,
+            input=msgspec.json.encode(spec) + b"\n",
+            capture_output=True,
+            pass_fds=(lock_fd,),
+            start_new_session=True,
+            cwd="/",
+            env={},
+            timeout=_START_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandNotStarted("no_supervisor", f"the supervisor could not be started: {error}") from error
+    finally:
+        os.close(lock_fd)
+    if finished.returncode != 0:
+        said = finished.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason given"]
+        raise CommandNotStarted("no_supervisor", f"the supervisor could not start: {said[0]}")
+    return _identify(directory, int(finished.stdout))
+
+
+def _identify(directory: Path, pid: int) -> ProcessId | None:
+    found = tree.look_up(pid)
+    lock_fd = _take_lock(directory)
+    if lock_fd is not None:
+        os.close(lock_fd)
+        return None
+    # The lock is held, so its holder was alive when its number was looked up: nobody else can have had it.
+    return ProcessId(pid, found.start_ticks, boot_id()) if found else None
+
+
+def look(directory: Path, step_id: str) -> Evidence:
+    """What the step's directory shows now. Reads a few small files of our own; never waits."""
+    lock_fd = _take_lock(directory)
+    if lock_fd is None:
+        blocked = _read_json(directory / "blocked.json")
+        return Evidence(
+            Sight.ALIVE,
+            supervisor=_supervisor(directory, step_id),
+            blocked=f"pid {blocked['pid']} in state {blocked['state']}" if blocked else None,
+        )
+    try:
+        return _evidence_of_the_dead(directory, step_id)
+    finally:
+        os.close(lock_fd)
+
+
+def _evidence_of_the_dead(directory: Path, step_id: str) -> Evidence:
+    result = read_result(directory, step_id)
+    if result is not None:
+        return Evidence(Sight.DONE, result=result)
+    return Evidence(Sight.GONE if _started(directory, step_id) else Sight.NEVER_RAN)
+
+
+def _take_lock(directory: Path) -> int | None:
+    """The step's lock; None when somebody holds it. A directory without one was never handed to anybody."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def read_result(directory: Path, step_id: str) -> CommandResult | None:
+    """The result in `exit.json`; None when there is none, or it is torn, or of another step."""
+    try:
+        data = (directory / "exit.json").read_bytes()[:_EXIT_LIMIT_BYTES]
+        result = from_json(data, CommandResult)
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if result.step_id == step_id else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """The parts of started.json that are looked at."""
+
+    step_id: str
+    boot_id: str
+    pid_namespace: str
+    supervisor_pid: int
+    supervisor_start_ticks: int
+    pid: int
+    start_ticks: int
+    cgroup: str | None = None
+
+
+def _started(directory: Path, step_id: str) -> _Started | None:
+    try:
+        started = from_json((directory / "started.json").read_bytes(), _Started)
+    except (FileNotFoundError, ValueError):
+        return None
+    return started if started.step_id == step_id and started.boot_id == boot_id() else None
+
+
+def _supervisor(directory: Path, step_id: str) -> ProcessId | None:
+    """Who holds the lock, if it said so and can be known for sure to be the same process."""
+    started = _started(directory, step_id)
+    if started is None or started.pid_namespace != pid_namespace():
+        return None
+    return ProcessId(started.supervisor_pid, started.supervisor_start_ticks, started.boot_id, started.cgroup)
+
+
+def open_pidfd(process: ProcessId) -> int | None:
+    """A descriptor that becomes readable when this very process ends; None when it has ended."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    found = tree.look_up(process.pid)
+    if found is None or found.start_ticks != process.start_ticks:
+        os.close(fd)
+        return None
+    return fd
+
+
+def ask_to_stop(directory: Path, step_id: str) -> None:
+    """Cancel a held command: a file for a supervisor that is still starting, a signal for one that waits."""
+    (directory / "cancel").touch(mode=0o600)
+    process = _supervisor(directory, step_id)
+    if process is not None and (pidfd := open_pidfd(process)) is not None:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
+
+
+def end_supervisor(directory: Path, step_id: str) -> None:
+    """KILL a supervisor that is far over its time. What it held is buried afterwards."""
+    process = _supervisor(directory, step_id)
+    if process is not None and (pidfd := open_pidfd(process)) is not None:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
+
+
+def bury(directory: Path, step_id: str, patience_s: float) -> str | None:
+    """Take a dead supervisor's lock and end everything that it left. Returns who cannot be ended, None: all are gone.
+
+    Blocks up to `patience_s`. Called again until nobody is left; only then may the step be called lost.
+    """
+    lock_fd = _take_lock(directory)
+    if lock_fd is None:
+        return None
+    try:
+        started = _started(directory, step_id)
+        if started is None or read_result(directory, step_id) is not None:
+            return None
+        same_pids = started.pid_namespace == pid_namespace()
+        family = tree.Family(
+            root=None,
+            leader=(started.pid, started.start_ticks) if same_pids else None,
+            mark=f"JETWATCH_STEP={step_id}",
+            cgroup=started.cgroup,
+        )
+        survivors = tree.kill(family, patience_s=patience_s)
+        if started.cgroup and not survivors:
+            shutil.rmtree(started.cgroup, ignore_errors=True)
+        return f"pid {survivors[0].pid} in state {survivors[0].state}" if survivors else None
+    finally:
+        os.close(lock_fd)
+
+
+def end_all_marked(mark: str, patience_s: float) -> None:
+    """End every process that carries `mark` (`NAME=value`) in its environment."""
+    tree.kill(tree.Family(root=None, leader=None, mark=mark, cgroup=None), patience_s=patience_s)

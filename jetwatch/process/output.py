@@ -1,0 +1,127 @@
+"""The output of one command as frames on disk: head and tail within a cap, the middle counted.
+
+A frame is a header (offset in the whole stream, boot time, length, flags) and that many bytes. The head goes to
+`output`; what follows goes to `output.a` and `output.b` in turn, the older of the two being emptied for the newer, so
+that memory and disk stay bounded and a supervisor that is killed loses nothing. Offsets are addresses: a gap between
+two frames is what was dropped. Imports next to nothing: a supervisor loads it for every command.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEADER = struct.Struct("<QQII")
+NAMES = ("output", "output.a", "output.b")
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Writer:
+    """Appends what a command wrote. `total_bytes` were seen, `kept_bytes` can be read again."""
+
+    def __init__(self, directory: str, keep_bytes: int) -> None:
+        quarter = keep_bytes // 4
+        self._directory = directory
+        self._limits = (keep_bytes - 2 * quarter, quarter, quarter)
+        self._used = [0, 0, 0]
+        self._kept = [0, 0, 0]
+        self._current = 0
+        self._fd = self._open(0)
+        self._length = 0
+        self.total_bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the stream that are on disk."""
+        return sum(self._kept)
+
+    def write(self, data: bytes, boot_us: int) -> None:
+        """Take note of `data`. A full disk drops bytes, never the command: they stay counted in `total_bytes`."""
+        view = memoryview(data)
+        while view:
+            # A frame costs at least its header, so that single bytes cannot fill the disk with headers.
+            room = self._limits[self._current] - self._used[self._current]
+            if room <= 0:
+                self._turn()
+                continue
+            part = view[:room]
+            if self._append(part, boot_us):
+                self._used[self._current] += max(len(part), HEADER.size)
+                self._kept[self._current] += len(part)
+            self.total_bytes += len(part)
+            view = view[len(part) :]
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+    def _open(self, index: int) -> int:
+        return os.open(f"{self._directory}/{NAMES[index]}", _FLAGS, 0o600)
+
+    def _turn(self) -> None:
+        os.close(self._fd)
+        self._current = 2 if self._current == 1 else 1
+        self._fd = self._open(self._current)
+        os.ftruncate(self._fd, 0)
+        self._used[self._current] = self._kept[self._current] = self._length = 0
+
+    def _append(self, part: memoryview, boot_us: int) -> bool:
+        header = HEADER.pack(self.total_bytes, boot_us, len(part), 0)
+        try:
+            written = os.writev(self._fd, (header, part))
+        except OSError:
+            written = 0
+        if written == len(header) + len(part):
+            self._length += written
+            return True
+        os.ftruncate(self._fd, self._length)
+        os.lseek(self._fd, self._length, os.SEEK_SET)
+        return False
+
+
+def read(directory: str, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """The frames of `directory` from `offset` on, in order, as (offset, boot time in microseconds, bytes).
+
+    A first offset above the one asked for, or above the end of the frame before, says how many bytes were dropped
+    between. A half-written last frame is not shown. Safe beside a writer.
+    """
+    position = offset
+    for _, name in sorted(_first_offsets(directory)):
+        for start, boot_us, data in _frames(f"{directory}/{name}", position):
+            skip = max(0, position - start)
+            if skip < len(data):
+                yield start + skip, boot_us, data[skip:]
+                position = start + len(data)
+
+
+def _first_offsets(directory: str) -> Iterator[tuple[int, str]]:
+    for name in NAMES:
+        for start, _, _ in _frames(f"{directory}/{name}", 0):
+            yield start, name
+            break
+
+
+def _frames(path: str, from_offset: int) -> Iterator[tuple[int, int, bytes]]:
+    """The whole frames of one file that reach beyond `from_offset`."""
+    try:
+        source = open(path, "rb")
+    except FileNotFoundError:
+        return
+    expected = None
+    with source:
+        while len(header := source.read(HEADER.size)) == HEADER.size:
+            start, boot_us, length, _ = HEADER.unpack(header)
+            if expected is not None and start < expected:
+                return
+            expected = start + length
+            if expected <= from_offset:
+                source.seek(length, os.SEEK_CUR)
+                continue
+            data = source.read(length)
+            if len(data) < length:
+                return
+            yield start, boot_us, data

@@ -1,0 +1,179 @@
+"""A command as it was asked for → a spec that can be started: words rendered, user found, environment made.
+
+May block (name services, an `env_file` on a dead mount), so it is called in a worker, never in the loop. The
+environment is built from nothing: what a command gets is written here, and secrets go nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from grp import getgrgid, getgrnam
+from pathlib import Path
+
+from jetwatch import words
+from jetwatch.errors import CommandNotStarted, WordError
+from jetwatch.records import Command, CommandSpec
+
+ENV_FILE_LIMIT_BYTES = 1024 * 1024
+_SHELL = "/bin/sh"
+_FROM_AGENT = ("PATH", "LANG")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every command gets from the agent: parts of its environment, its working directory, its umask."""
+
+    environ: Mapping[str, str]
+    umask: int
+    cwd: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of one command. `extra_env` are the JETWATCH_ names that are no template variables."""
+
+    step_id: str
+    variables: Mapping[str, str | Mapping[str, str]]
+    extra_env: Mapping[str, str]
+    secrets: Mapping[str, str]
+    outputs_path: str | None
+    cgroup: str | None = None
+
+
+def prepare(command: Command, start: Start, surroundings: Surroundings) -> CommandSpec:
+    """The spec of this start. Raises CommandNotStarted: `bad_word`, `no_such_user`, `no_such_group`, `bad_env_file`."""
+    account = _account(command.user)
+    argv = _argv(command, start)
+    secrets = {**_read_env_files(command.env_files), **start.secrets}
+    mark = f"JETWATCH_STEP={start.step_id}"
+    env = {
+        **{name: surroundings.environ[name] for name in _FROM_AGENT if name in surroundings.environ},
+        **_account_env(account),
+        **secrets,
+        **command.env,
+        **words.as_environment(start.variables),
+        **start.extra_env,
+        "JETWATCH_STEP": start.step_id,
+    }
+    env.setdefault("PATH", _DEFAULT_PATH)
+    if start.outputs_path is not None:
+        env["JETWATCH_OUTPUT"] = start.outputs_path
+    _refuse_nul(env)
+    changes_user = command.user is not None or command.group is not None
+    gid = _gid(command, account)
+    return CommandSpec(
+        step_id=start.step_id,
+        argv=argv,
+        env=env,
+        cwd=command.cwd or surroundings.cwd,
+        mark=mark,
+        outputs_path=start.outputs_path,
+        uid=account.pw_uid if command.user is not None else None,
+        gid=gid if changes_user else None,
+        groups=tuple(os.getgrouplist(account.pw_name, gid)) if changes_user and os.geteuid() == 0 else None,
+        umask=surroundings.umask if command.umask is None else command.umask,
+        nice=command.nice,
+        limits=command.limits,
+        timeout_s=command.timeout_s,
+        grace_s=command.grace_s,
+        keep_bytes=command.keep_bytes,
+        secret_names=tuple(secrets),
+        cgroup=start.cgroup,
+    )
+
+
+def user_ids(user: str | None) -> tuple[int, int] | None:
+    """Uid and gid of the user who is to own a file; None: the agent's own. Raises CommandNotStarted."""
+    if user is None:
+        return None
+    account = _account(user)
+    return account.pw_uid, account.pw_gid
+
+
+def _argv(command: Command, start: Start) -> tuple[str, ...]:
+    if command.shell is not None:
+        return (_SHELL, "-c", command.shell)
+    try:
+        return words.render(command.words or (), start.variables)
+    except WordError as error:
+        raise CommandNotStarted("bad_word", str(error)) from error
+
+
+def _account(user: str | None) -> pwd.struct_passwd:
+    try:
+        if user is None:
+            return pwd.getpwuid(os.geteuid())
+        return pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        if user is None:
+            uid = os.geteuid()  # a container may run as a uid that has no name
+            return pwd.struct_passwd((str(uid), "", uid, os.getegid(), "", "/", _SHELL))
+        raise CommandNotStarted("no_such_user", f"user {user}: no such user on this machine") from None
+
+
+def _gid(command: Command, account: pwd.struct_passwd) -> int:
+    if command.group is None:
+        return account.pw_gid
+    try:
+        return (getgrgid(int(command.group)) if command.group.isdigit() else getgrnam(command.group)).gr_gid
+    except KeyError:
+        raise CommandNotStarted("no_such_group", f"group {command.group}: no such group on this machine") from None
+
+
+def _account_env(account: pwd.struct_passwd) -> dict[str, str]:
+    return {
+        "HOME": account.pw_dir or "/",
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell or _SHELL,
+    }
+
+
+def _read_env_files(paths: tuple[str, ...]) -> dict[str, str]:
+    """The values of all files, the later one winning. All of them count as secrets."""
+    found: dict[str, str] = {}
+    for path in paths:
+        found.update(_read_env_file(Path(path)))
+    return found
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    from io import StringIO
+
+    from dotenv import dotenv_values
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang the open
+        with os.fdopen(fd, encoding="utf-8", newline="") as source:
+            text = source.read(ENV_FILE_LIMIT_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandNotStarted("bad_env_file", f"env_file {path}: {_reason(error)}") from error
+    if len(text) > ENV_FILE_LIMIT_BYTES:
+        raise CommandNotStarted("bad_env_file", f"env_file {path}: longer than {ENV_FILE_LIMIT_BYTES} bytes")
+    values = dotenv_values(stream=StringIO(text), interpolate=False)
+    return {name: value or "" for name, value in values.items()}
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
+
+
+def write_env_file(path: Path, values: Mapping[str, str]) -> None:
+    """Keep secret values for the starts to come, in a private file that `_read_env_files` understands."""
+    lines = (
+        f"{name}='{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(92) + chr(39))}'\n"
+        for name, value in values.items()
+    )
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8", newline="") as target:
+        target.writelines(lines)
+
+
+def _refuse_nul(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        if "\0" in value or "\0" in name or "=" in name or not name:
+            raise CommandNotStarted("bad_env", f"environment variable {name!r}: a name or value the kernel refuses")
