@@ -1,8 +1,8 @@
 """The catalogue of everything that jetwatch tells: one class per event, its name, its level, its fields.
 
 Names and fields are stable (docs/reference/events.md is generated from here). A field whose value is None or empty is
-left out of the line. `HISTORY` events are written to the journal in the transaction of the change they tell, and carry its
-`seq`; the others are only logged.
+left out of the line. Events with `history` are written to the journal in the transaction of the change they tell, and
+carry its `seq`; the others are only logged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Event:
         """The event's own fields that have something to say, in their order of declaration."""
         for each in fields(self):
             value = getattr(self, each.name)
-            if value is not None and value != "" and value != () and value != {}:
+            if value is not None and value not in ("", (), {}):
                 yield each.name, value
 
     def told_level(self) -> str:

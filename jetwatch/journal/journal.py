@@ -1,7 +1,8 @@
 """What happened, kept: one SQLite file, one writer, one way to write (`commit`), durable before it is announced.
 
-A change and the events that tell of it are one transaction. The file is never deleted or rewritten to get out of trouble:
-what is no journal, or a newer one, is refused and left as it was. Readers need no agent; they open it read-only.
+A change and the events that tell of it are one transaction. The file is never deleted or rewritten to get out of
+trouble: what is no journal, or a newer one, is refused and left as it was. Readers need no agent; they open it
+read-only.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Journal:
         return Told(event, at_us, cursor.lastrowid)
 
     def prune(self, now_us: int) -> int:
-        """Forget the oldest rows: closed runs beyond a year or 100,000, with their events and hooks. Returns how many."""
+        """Forget closed runs beyond a year or 100,000, with their events and hooks. Returns how many."""
         with _explained(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             old = (
