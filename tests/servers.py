@@ -1,8 +1,8 @@
 """Real servers on loopback for tests: two kinds of S3, and git over http.
 
 Each takes ports that are free now and credentials made for it, answers its first request before it is handed out, and
-is stopped at the end. Ports are only known to be free a moment before they are used, so a start that fails is tried again
-with others. A server that is not installed skips its tests with the reason; in CI (CI=true) it fails them.
+is stopped at the end. Ports are only known to be free a moment before they are used, so a start that fails is tried
+again with others. A server that is not installed skips its tests with the reason; in CI (CI=true) it fails them.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def started(
     port_count: int,
     start: Callable[[Path, S3Server, list[int]], contextlib.AbstractContextManager[None]],
 ) -> Iterator[S3Server]:
-    """Start a server in a directory of its own (a short name: it holds sockets), with other ports if some were taken."""
+    """Start a server in a directory of its own (short-named: it holds sockets), with other ports if some were taken."""
     with contextlib.ExitStack() as stack:
         for attempt in range(1, START_TRIES + 1):
             directory = Path(
