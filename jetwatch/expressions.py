@@ -41,7 +41,7 @@ _TEXT_METHODS = frozenset({
 })
 # fmt: on
 
-# What evaluating an expression can raise: text of 4,300 digits as a number is a ValueError, deep nesting the last three.
+# What evaluating can raise: text of 4,300 digits as a number is a ValueError, deep nesting one of the last three.
 _FAILURES = (
     TemplateError,
     ArithmeticError,

@@ -1,8 +1,8 @@
 """A command template → argv, by rules that no value can bend.
 
 A command is split into words once, by POSIX quoting with every `{{ expression }}` kept whole; then each word is
-rendered by itself. A value never becomes two words, never an option (a rendered `-` at a word's start is refused), never
-the end of a word (NUL is refused). No shell is involved. The expressions are `expressions.py`'s, imported on need.
+rendered by itself. A value never becomes two words, never an option (no rendered `-` at the start of a word), never the
+end of a word (no NUL). No shell is involved. Expressions are evaluated by `expressions.py`, imported if there are any.
 """
 
 from __future__ import annotations

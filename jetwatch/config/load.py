@@ -1,0 +1,289 @@
+"""watch.yml, or a directory of such files → Settings, or every problem at once.
+
+Each file stands for itself: its `defaults:` apply to its own watches. Relative paths are taken from the directory of
+the file they stand in. Nothing but these files is read: that a script or an account exists is for the start of a
+command to find out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pwd
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jetwatch.config import nodes
+from jetwatch.config.commands import Shared, Timeouts, finish
+from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
+from jetwatch.config.model import Settings, WatchSettings
+from jetwatch.config.nodes import Mapping, Node, Notes
+from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
+from jetwatch.errors import ConfigError, Problem
+from jetwatch.records import Command
+
+_FORMS = frozenset({"watches", "defaults"})
+_MERGED = frozenset(
+    name for key in WATCH_KEYS if isinstance(key.kind, Table | Pairs | Either) for name in (key.name, *key.aliases)
+)
+_SHARED_FIELDS = ("env", "env_file", "cwd", "user", "group", "umask", "nice", "limits")
+_PLAIN_FIELDS = (
+    "check_interval_s", "schedule", "timezone", "splay_s", "phase", "reapply_s", "exclusive", "retain", "disk_reserve",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the files gave so far: watches by name, agent-wide values, where each was said, and what is wrong."""
+
+    agent_user: str
+    notes: Notes = field(default_factory=Notes)
+    watches: dict[str, WatchSettings] = field(default_factory=dict)
+    places: dict[str, Node] = field(default_factory=dict)
+    agent: dict[str, Any] = field(default_factory=dict)
+
+
+def load(path: Path, *, agent_user: str | None = None) -> tuple[Settings, tuple[Problem, ...]]:
+    """The configuration in a file, or in every `*.yml` of a directory (in name order), and its warnings.
+
+    `agent_user` is the account that the agent runs as (default: this process's). Raises ConfigError with every problem.
+    """
+    found = _Found(agent_user or _own_name())
+    notes = found.notes
+    for file in _files(path, notes):
+        try:
+            top = nodes.read(file, notes)
+        except ConfigError as error:
+            for problem in error.problems:
+                notes.add(problem)
+        else:
+            _read_file(top, found)
+    if not found.watches and not notes.problems:
+        notes.add(Problem(str(path), 1, "", "no watch is defined here; expected `jet_command:` or `watches:`"))
+    if notes.problems:
+        raise ConfigError(notes.problems)
+    return _settings(found), notes.warnings
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's user without an entry
+        return str(os.geteuid())
+
+
+def _files(path: Path, notes: Notes) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    try:
+        files = sorted(file for file in path.iterdir() if file.name.endswith(".yml") and not file.name.startswith("."))
+    except OSError as error:
+        notes.add(Problem(str(path), 1, "", f"the directory cannot be read: {error.strerror}"))
+        return []
+    if not files:
+        notes.add(Problem(str(path), 1, "", "the directory has no *.yml file"))
+    return files
+
+
+def _read_file(top: Mapping, found: _Found) -> None:
+    _read_agent(_part(top, AGENT_NAMES), found)
+    read_watches = _read_several if _FORMS & top.entries.keys() else _read_single
+    for name, place, mapping in read_watches(top, found.notes):
+        _read_watch(name, place, mapping, found)
+
+
+def _part(mapping: Mapping, names: frozenset[str]) -> Mapping:
+    return dataclasses.replace(mapping, entries={key: node for key, node in mapping.entries.items() if key in names})
+
+
+def _rest(mapping: Mapping, names: frozenset[str]) -> Mapping:
+    return _part(mapping, frozenset(mapping.entries) - names)
+
+
+def _read_agent(part: Mapping, found: _Found) -> None:
+    values = read_keys(part, AGENT_KEYS, found.notes)
+    for name, value in values.items():
+        if found.agent.setdefault(name, value) != value:
+            first = found.places[name]
+            message = f"another value than in {first.file}:{first.line}; say it in one file"
+            found.notes.problem(part.entries[name], message)
+        found.places.setdefault(name, part.entries[name])
+
+
+def _read_single(top: Mapping, notes: Notes) -> list[tuple[str, Node, Mapping]]:
+    """The one watch whose keys stand on the top level; none in a file of agent-wide keys."""
+    watch = _rest(top, AGENT_NAMES)
+    unknown = watch.entries.keys() - WATCH_NAMES
+    for name in sorted(unknown):
+        notes.unknown(watch, name, WATCH_NAMES | AGENT_NAMES | _FORMS)
+    known = _part(watch, WATCH_NAMES)
+    if not known.entries:
+        return []
+    stem = Path(top.file).name.removesuffix(".yml")
+    if "name" not in known.entries and not re.fullmatch(NAME_PATTERN, stem):
+        notes.problem(top, f"the file's name, {nodes.quoted(stem)}, cannot be a watch's name; add `name:`")
+    return [(stem, top, known)]
+
+
+def _read_several(top: Mapping, notes: Notes) -> list[tuple[str, Node, Mapping]]:
+    """The watches under `watches:`, each with the file's `defaults:` beneath it."""
+    for name in _rest(top, AGENT_NAMES | _FORMS).entries:
+        _refuse_top_level(top, name, notes)
+    defaults = _defaults(top, notes)
+    watches = top.entries.get("watches")
+    if watches is None:
+        notes.problem(top, "`defaults:` apply to the `watches:` of the same file, and there are none")
+        return []
+    if not isinstance(watches, Mapping) or not watches.entries:
+        notes.expected(watches, "a mapping of names to watches")
+        return []
+    return list(_named(watches, defaults, notes))
+
+
+def _refuse_top_level(top: Mapping, name: str, notes: Notes) -> None:
+    if name not in WATCH_NAMES:
+        notes.unknown(top, name, AGENT_NAMES | _FORMS)
+        return
+    node = dataclasses.replace(top.entries[name], line=top.key_lines[name])
+    notes.problem(node, "a key of a watch: put it under `defaults:`, or under one of the `watches:`")
+
+
+def _defaults(top: Mapping, notes: Notes) -> Mapping:
+    empty = Mapping(top.file, top.line, "defaults", 1, {})
+    defaults = top.entries.get("defaults", empty)
+    if is_none(defaults):
+        return empty
+    if not isinstance(defaults, Mapping):
+        notes.expected(defaults, "a mapping of keys")
+        return empty
+    if "name" in defaults.entries:
+        notes.problem(defaults.entries["name"], "a name belongs to one watch, not to all")
+    read_keys(_rest(defaults, frozenset({"name"})), WATCH_KEYS, notes)  # what every watch overrides is looked at too
+    return _part(defaults, WATCH_NAMES - {"name"})
+
+
+def _named(watches: Mapping, defaults: Mapping, notes: Notes) -> list[tuple[str, Node, Mapping]]:
+    named: list[tuple[str, Node, Mapping]] = []
+    for name, node in watches.entries.items():
+        place = Node(node.file, watches.key_lines[name], node.path, 1)
+        if not re.fullmatch(NAME_PATTERN, name):
+            notes.problem(
+                place, f"{nodes.quoted(name)} is no name of a watch: small letters, digits, `_` and `-`, at most 64"
+            )
+        if not isinstance(node, Mapping):
+            notes.expected(node, "a mapping of keys")
+            continue
+        if "name" in node.entries:
+            notes.problem(node.entries["name"], f"the name stands above already: `{nodes.quoted(name, '')}`")
+        named.append((name, place, _over(_rest(node, frozenset({"name"})), defaults)))
+    return named
+
+
+def _over(watch: Mapping, defaults: Mapping) -> Mapping:
+    """The watch's keys over the defaults; mappings such as `env` key by key, commands as a whole."""
+    theirs = {name: node for name, node in defaults.entries.items() if not _undone(name, watch)}
+    entries = {**theirs, **watch.entries}
+    for name in _MERGED & theirs.keys() & watch.entries.keys():
+        above, below = watch.entries[name], theirs[name]
+        if isinstance(above, Mapping) and isinstance(below, Mapping):
+            entries[name] = _both(above, below)
+    return dataclasses.replace(watch, entries=entries, key_lines=defaults.key_lines | watch.key_lines)
+
+
+def _both(above: Mapping, below: Mapping) -> Mapping:
+    entries = below.entries | above.entries
+    return dataclasses.replace(above, entries=entries, key_lines=below.key_lines | above.key_lines)
+
+
+def _undone(name: str, watch: Mapping) -> bool:
+    """Whether the watch's own keys leave no room for this default."""
+    rivals = {
+        "check_interval": {"schedule"},
+        "schedule": {"check_interval"},
+        "jet_command": {"play_command"},
+        "play_command": {"jet_command"},
+    }
+    return bool(rivals.get(name, set()) & watch.entries.keys())
+
+
+def _read_watch(name: str, place: Node, mapping: Mapping, found: _Found) -> None:
+    values = read_keys(mapping, WATCH_KEYS, found.notes)
+    _look_at_whole(place, mapping, values, found.notes)
+    name = values.get("name", name)
+    first = found.places.get(f"watches.{name}")
+    if first is not None:
+        found.notes.problem(place, f"the watch `{name}` is defined in {first.file}:{first.line} already")
+        return
+    found.places[f"watches.{name}"] = place
+    commands, secrets = _commands(values, found)
+    if "play" in commands:
+        found.watches[name] = _watch(name, values, commands, secrets)
+
+
+def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes: Notes) -> None:
+    """What only shows when all keys of a watch are seen together."""
+    given = {name for name, node in mapping.entries.items() if not is_none(node)}
+    if not given & {"jet_command", "play_command"}:
+        notes.problem(place, "`jet_command` is missing: the command that applies the content")
+    if not given & {"check_command", "schedule", "content"}:
+        notes.problem(place, "`check_command` is missing: the command that says whether a run is due (or a `schedule`)")
+    if {"check_interval", "schedule"} <= given:
+        notes.problem(mapping.entries["check_interval"], "`check_interval` and `schedule` exclude each other; give one")
+    if "schedule" in given and not values.get("splay_s"):
+        notes.warning(
+            mapping.entries["schedule"], "without `splay` every machine with this file starts at the same moment"
+        )
+    if "timezone" in given and "schedule" not in given:
+        notes.warning(mapping.entries["timezone"], "`timezone` means nothing without `schedule`")
+
+
+def _commands(values: dict[str, Any], found: _Found) -> tuple[dict[str, Command], dict[str, dict[str, str]]]:
+    shared = Shared(
+        values={name: values[name] for name in _SHARED_FIELDS if name in values},
+        timeouts=values.get("timeouts", Timeouts()),
+        keep_bytes=values.get("keep_bytes", Command.__dataclass_fields__["keep_bytes"].default),
+        agent_user=found.agent_user,
+    )
+    commands: dict[str, Command] = {}
+    secrets: dict[str, dict[str, str]] = {}
+    for name in ("check", "download", "play", *HOOKS):
+        if name in values:
+            commands[name], hidden = finish(values[name], shared, found.notes)
+            if hidden:
+                secrets[name] = hidden
+    return commands, secrets
+
+
+def _watch(
+    name: str, values: dict[str, Any], commands: dict[str, Command], secrets: dict[str, dict[str, str]]
+) -> WatchSettings:
+    jitter_s, jitter_fraction = values.get("jitter", (0.0, 0.0))
+    watch = WatchSettings(
+        name=name,
+        play=commands["play"],
+        check=commands.get("check"),
+        download=commands.get("download"),
+        hooks={hook: commands[hook] for hook in HOOKS if hook in commands},
+        jitter_s=jitter_s,
+        jitter_fraction=jitter_fraction,
+        retry=values.get("retry") or None,
+        user=values.get("user"),
+        secrets=secrets,
+        **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
+    )
+    return dataclasses.replace(watch, digest=digest(watch))
+
+
+def _settings(found: _Found) -> Settings:
+    settings = Settings(watches=found.watches, **found.agent)
+    return dataclasses.replace(settings, digest=digest(settings))
+
+
+def digest(record: WatchSettings | Settings) -> str:
+    """SHA-256 of everything in the record, secrets included, as hex: equal if and only if nothing changed."""
+    text = json.dumps(dataclasses.asdict(record), sort_keys=True, default=str, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,406 @@
+"""What the text of a value means: durations, sizes, masks, names, schedules, each with its bounds.
+
+A kind reads text into a value, says in words what it expects, writes a value back as watch.yml would hold it, and gives
+its own JSON Schema: so loader, printed configuration, schema and reference page cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from jetwatch.config.nodes import Node, Notes, Scalar
+
+YEAR_S = 366 * 86_400.0
+"""Upper bound of every duration: longer ones are slips of a unit."""
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern} ?)+")
+_NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
+_SIZE_UNITS = {"": 1, "b": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+
+
+class Kind:
+    """How the value of a key is read, shown and described."""
+
+    what = "a value"
+    """What is expected, as the end of a sentence."""
+
+    def read(self, node: Node, notes: Notes) -> Any:
+        """The value of `node`, or None with the reason noted."""
+        raise NotImplementedError
+
+    def show(self, value: Any) -> Any:
+        """The value as plain data that watch.yml could hold: for programs, numbers without units."""
+        return value
+
+    def write(self, value: Any) -> Any:
+        """The same for people, with units."""
+        return self.show(value)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of what may stand there."""
+        raise NotImplementedError
+
+
+class Plain(Kind):
+    """A kind whose value is one scalar."""
+
+    def read(self, node: Node, notes: Notes) -> Any:
+        """The value of a scalar; anything else is noted."""
+        if not isinstance(node, Scalar) or node.is_null:
+            notes.expected(node, self.what)
+            return None
+        try:
+            return self.parse(node.text)
+        except ValueError as error:
+            reason = f" ({error})" if str(error) else ""
+            notes.expected(node, self.what + reason)
+            return None
+
+    def parse(self, text: str) -> Any:
+        """The value of `text`. Raises ValueError, empty or with what is wrong beyond `what`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Duration(Plain):
+    """Seconds as float, from a number or text such as `1h30m`."""
+
+    least_s: float = 0.0
+    most_s: float = YEAR_S
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        """With the bounds."""
+        return f"seconds or a duration such as `90s` or `1h30m`, {clock(self.least_s)} to {clock(self.most_s)}"
+
+    def parse(self, text: str) -> float:
+        """Units ms, s, m, h, d; several add up."""
+        seconds = duration_s(text)
+        if not self.least_s <= seconds <= self.most_s:
+            raise ValueError
+        return seconds
+
+    def write(self, value: float) -> str:
+        """Such as `1h30m`."""
+        return clock(value)
+
+    def show(self, value: float) -> int | float:
+        """Seconds, whole where they are."""
+        return int(value) if value == int(value) else value
+
+    def schema(self) -> dict[str, Any]:
+        """A number of seconds or a text."""
+        number = {"type": "number", "minimum": self.least_s, "maximum": self.most_s}
+        return {"anyOf": [number, {"type": "string", "pattern": f"^({_NUMBER.pattern}|{_DURATION.pattern})$"}]}
+
+
+def duration_s(text: str) -> float:
+    """Seconds in text such as `200`, `0.5`, `90s`, `1h30m`. Raises ValueError."""
+    stripped = text.strip()
+    if _NUMBER.fullmatch(stripped):
+        return float(stripped)
+    if len(stripped) > 100 or not _DURATION.fullmatch(stripped):
+        raise ValueError
+    return sum(float(amount) * _UNITS_S[unit] for amount, unit in _DURATION_PART.findall(stripped))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as text that `duration_s` reads back to the same number: `1h30m`, `2d`, `0.5s`."""
+    if seconds != int(seconds) or seconds == 0:
+        return f"{seconds:.15f}".rstrip("0").rstrip(".") + "s"
+    rest = int(seconds)
+    parts = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        parts.append(f"{count}{unit}" if count else "")
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Jitter(Plain):
+    """`(seconds, fraction)`, one of them 0: a duration, or per cent of the interval."""
+
+    what = "a duration such as `30s`, or a share of the interval from `0%` to `100%`"
+
+    def parse(self, text: str) -> tuple[float, float]:
+        """`10%` is a fraction of 0.1."""
+        stripped = text.strip()
+        if not stripped.endswith("%"):
+            return Duration().parse(stripped), 0.0
+        share = stripped[:-1].strip()
+        if not _NUMBER.fullmatch(share) or float(share) > 100:
+            raise ValueError
+        return 0.0, float(share) / 100
+
+    def show(self, value: tuple[float, float]) -> int | float | str:
+        """As it would be written."""
+        seconds, fraction = value
+        return f"{fraction * 100:g}%" if fraction else Duration().show(seconds)
+
+    def schema(self) -> dict[str, Any]:
+        """A duration or per cent."""
+        return {"anyOf": [Duration().schema(), {"type": "string", "pattern": f"^{_NUMBER.pattern} ?%$"}]}
+
+
+@dataclass(frozen=True)
+class Size(Plain):
+    """Bytes, from a number or text such as `16MiB`. `K`, `M`, `G`, `T` are powers of 1,024, `KB` … of 1,000."""
+
+    least: int = 0
+    most: int = 2**60
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        """With the bounds."""
+        return f"bytes or a size such as `64MiB` or `1G`, at least {self.least} bytes"
+
+    def parse(self, text: str) -> int:
+        """Fractions of a unit are rounded down to whole bytes."""
+        found = _SIZE.fullmatch(text.strip())
+        unit = found[2].lower() if found else ""
+        if not found or unit not in _SIZE_UNITS:
+            raise ValueError
+        size = int(float(found[1]) * _SIZE_UNITS[unit]) if "." in found[1] else int(found[1]) * _SIZE_UNITS[unit]
+        if not self.least <= size <= self.most:
+            raise ValueError
+        return size
+
+    def write(self, value: int) -> int | str:
+        """Such as `16MiB`, where that is exact."""
+        for unit, length in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+            if value and value % length == 0:
+                return f"{value // length}{unit}"
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """A number of bytes or a text."""
+        return {
+            "anyOf": [{"type": "integer", "minimum": self.least}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]
+        }
+
+
+@dataclass(frozen=True)
+class Integer(Plain):
+    """A whole number within bounds; `word` is a text that stands for `word_value` (`unlimited` for -1)."""
+
+    least: int
+    most: int
+    word: str = ""
+    word_value: int = -1
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        """With the bounds."""
+        return f"a whole number, {self.least} to {self.most}" + (f", or `{self.word}`" if self.word else "")
+
+    def parse(self, text: str) -> int:
+        """Decimal digits with an optional sign."""
+        stripped = text.strip()
+        if self.word and stripped == self.word:
+            return self.word_value
+        if not re.fullmatch(r"[+-]?[0-9]{1,19}", stripped) or not self.least <= int(stripped) <= self.most:
+            raise ValueError
+        return int(stripped)
+
+    def show(self, value: int) -> int | str:
+        """The word, where the value has one."""
+        return self.word if self.word and value == self.word_value else value
+
+    def schema(self) -> dict[str, Any]:
+        """An integer, or the word."""
+        number = {"type": "integer", "minimum": self.least, "maximum": self.most}
+        return {"anyOf": [number, {"const": self.word}]} if self.word else number
+
+
+@dataclass(frozen=True)
+class Number(Plain):
+    """A decimal number within bounds."""
+
+    least: float
+    most: float
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        """With the bounds."""
+        return f"a number, {self.least:g} to {self.most:g}"
+
+    def parse(self, text: str) -> float:
+        """Digits with an optional decimal point."""
+        if not _NUMBER.fullmatch(text.strip()) or not self.least <= float(text) <= self.most:
+            raise ValueError
+        return float(text)
+
+    def schema(self) -> dict[str, Any]:
+        """A number."""
+        return {"type": "number", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True)
+class Mask(Plain):
+    """A file mode mask in octal, as a shell writes it."""
+
+    what = "an octal mask such as `022`, 000 to 777"
+
+    def parse(self, text: str) -> int:
+        """`022` and `22` are the same mask."""
+        found = re.fullmatch(r"(?:0o)?([0-7]{1,4})", text.strip())
+        if not found or int(found[1], 8) > 0o777:
+            raise ValueError
+        return int(found[1], 8)
+
+    def show(self, value: int) -> str:
+        """Three digits."""
+        return f"{value:03o}"
+
+    def schema(self) -> dict[str, Any]:
+        """Text, or a number whose digits are meant as octal."""
+        return {"anyOf": [{"type": "string", "pattern": "^(0o)?0?[0-7]{1,3}$"}, {"type": "integer", "minimum": 0}]}
+
+
+@dataclass(frozen=True)
+class Boolean(Plain):
+    """Yes or no, in YAML's usual words."""
+
+    what = "`true` or `false`"
+
+    def parse(self, text: str) -> bool:
+        """YAML 1.1's words, in small letters or as a name begins."""
+        word = text.strip().lower()
+        if word not in {"true", "yes", "on", "false", "no", "off"}:
+            raise ValueError
+        return word in {"true", "yes", "on"}
+
+    def schema(self) -> dict[str, Any]:
+        """A boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
+class Choice(Plain):
+    """One of the words of an enum."""
+
+    words: type[StrEnum]
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        """With the words."""
+        return "one of " + ", ".join(f"`{word}`" for word in self.words)
+
+    def parse(self, text: str) -> StrEnum:
+        """The member that is written so."""
+        try:
+            return self.words(text.strip())
+        except ValueError:
+            raise ValueError from None
+
+    def show(self, value: StrEnum) -> str:
+        """The word."""
+        return str(value)
+
+    def schema(self) -> dict[str, Any]:
+        """The words."""
+        return {"enum": [str(word) for word in self.words]}
+
+
+@dataclass(frozen=True)
+class Text(Plain):
+    """Text that matches `pattern` as a whole."""
+
+    what: str
+    pattern: str = r"(?s).+"
+
+    def parse(self, text: str) -> str:
+        """The text as it stands."""
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """Text; a number is text too."""
+        pattern = {} if self.pattern.startswith("(?s)") else {"pattern": f"^{self.pattern}$"}
+        return {"type": ["string", "number"], **pattern}
+
+
+@dataclass(frozen=True)
+class Location(Kind):
+    """An absolute path; a relative one is taken from the directory of the file it stands in."""
+
+    what = "a path"
+
+    def read(self, node: Node, notes: Notes) -> Path | None:
+        """The path, not looked for."""
+        if not isinstance(node, Scalar) or not node.text or node.is_null:
+            notes.expected(node, self.what)
+            return None
+        if "{{" in node.text:
+            notes.problem(node, "a path is no template: it must be known before a run; found `{{` in it")
+            return None
+        return Path(node.file).absolute().parent / node.text
+
+    def show(self, value: Path) -> str:
+        """The path as text."""
+        return str(value)
+
+    def schema(self) -> dict[str, Any]:
+        """Text."""
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Schedule(Plain):
+    """A crontab(5) expression: five fields, or a word such as `@daily`."""
+
+    what = "a crontab(5) expression of five fields such as `0 3 * * *`, or `@hourly`, `@daily`, `@weekly`, `@monthly`"
+
+    def parse(self, text: str) -> str:
+        """The expression as it stands, sure to fire some day."""
+        expression = text.strip()
+        if expression.lower() in {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}:
+            return expression.lower()
+        if len(expression.split()) != 5:  # cronsim takes a sixth field, for seconds
+            raise ValueError
+        from cronsim import CronSim, CronSimError
+
+        try:
+            next(CronSim(expression, datetime(2024, 1, 1)))  # noqa: DTZ001  # any day will do: does it ever fire?
+        except CronSimError as error:
+            raise ValueError(str(error)) from error
+        except StopIteration:
+            raise ValueError("it never fires") from None
+        return expression
+
+    def schema(self) -> dict[str, Any]:
+        """Text."""
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
+class Zone(Plain):
+    """A time zone of the system's database."""
+
+    what = "a time zone such as `Europe/Berlin` or `UTC`"
+
+    def parse(self, text: str) -> str:
+        """The name, sure to be known on this machine."""
+        try:
+            ZoneInfo(text)
+        except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a LookupError
+            raise ValueError("this machine does not know it") from None
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """Text."""
+        return {"type": "string"}
