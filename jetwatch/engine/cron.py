@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ MACROS = {
 """The nicknames of crontab(5). `@reboot` is no time."""
 
 _LOCALTIME = Path("/etc/localtime")
+_RANGE_OF_ONE = re.compile(r"\b0*(\w+)-0*\1/\d+", re.IGNORECASE)
 
 
 class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 carries no types
@@ -134,8 +136,9 @@ def _offset(aware: datetime) -> timedelta:
 
 
 def _five_fields(expression: str) -> str:
-    """The expression without a nickname. Raises ValueError with a sentence when it is none."""
-    text = MACROS.get(expression.strip().lower(), expression)
+    """The expression as cronsim reads it rightly. Raises ValueError with a sentence when it is none."""
+    # cronsim takes `7-7/2` for `7/2`, that is 7 and every second value above it.
+    text = _RANGE_OF_ONE.sub(r"\1", MACROS.get(expression.strip().lower(), expression))
     if len(text.split()) != 5:
         raise ValueError(f"{expression!r}: expected five fields (minute hour day month weekday) or {', '.join(MACROS)}")
     try:
