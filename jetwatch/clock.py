@@ -33,6 +33,9 @@ class Clock(Protocol):
     def now(self) -> Stamp:
         """This instant by both clocks."""
 
+    def monotonic_us(self) -> int:
+        """CLOCK_MONOTONIC: time since boot without sleep; what timeouts are counted in."""
+
     def uniform(self, limit_s: float) -> float:
         """A random number of seconds in [0, limit_s)."""
 
@@ -71,6 +74,10 @@ class SystemClock:
         """This instant by both clocks."""
         wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return Stamp(wall_ns // 1000, boot_ns // 1000, self.boot_id)
+
+    def monotonic_us(self) -> int:
+        """CLOCK_MONOTONIC: time since boot without sleep."""
+        return time.monotonic_ns() // 1000
 
     def uniform(self, limit_s: float) -> float:
         """A random number of seconds in [0, limit_s)."""

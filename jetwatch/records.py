@@ -224,12 +224,15 @@ class Evidence:
 
     `alive`: the lock is held, `supervisor` says by whom (None: it has not written that down yet). `done`: `result` is
     there. `never_ran`: the command's first instruction was never reached. `gone`: its supervisor died with it.
+    `since_monotonic_us`: when a living command began (CLOCK_MONOTONIC). `blocked`: pid and state of a process that KILL
+    does not end.
     """
 
     sight: Sight
     supervisor: ProcessId | None = None
     result: CommandResult | None = None
-    blocked: str | None = None
+    since_monotonic_us: int | None = None
+    blocked: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,7 @@ class OutboxEntry:
     """A hook that is owed to somebody: delivered at least once, in the order of `id`, across crash and reboot.
 
     `attempt` counts starts (each has a directory of its own), `deliveries` counts tries that ran. `in_flight` says that
-    a start is recorded whose end is not. `values` are the template variables of the moment it was owed.
+    a start is recorded whose end is not. `values` and `outputs` are the variables of the moment it was owed.
     """
 
     watch: str
@@ -371,6 +374,7 @@ class OutboxEntry:
     name: str
     command: Command
     values: Mapping[str, str]
+    outputs: Mapping[str, str]
     owed_since: Stamp
     id: int = 0
     state: HookState = HookState.OWED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -136,6 +136,14 @@ class Journal:
         )
         return Told(event, at_us, cursor.lastrowid)
 
+    def mark_swept(self, run_ids: Iterable[str]) -> None:
+        """Say that the directories of these runs are about to be removed; whatever is left of them then may go."""
+        with _explained(self._path):
+            self._set_durable(True)
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("UPDATE run SET swept = 1 WHERE id = ?", [(run_id,) for run_id in run_ids])
+            self._connection.execute("COMMIT")
+
     def prune(self, now_us: int) -> int:
         """Forget closed runs beyond a year or 100,000, with their events and hooks. Returns how many."""
         with _explained(self._path):
@@ -174,6 +182,11 @@ class Journal:
         """The newest runs first, of one watch or of all."""
         text = "SELECT seq, record FROM run WHERE (?1 IS NULL OR watch = ?1) ORDER BY seq DESC LIMIT ?2"
         return [_run(row) for row in self._rows(text, (watch, -1 if limit is None else limit))]
+
+    def unswept(self, watch: str | None = None) -> list[Run]:
+        """The runs whose directories still stand, newest first."""
+        text = "SELECT seq, record FROM run WHERE swept = 0 AND (?1 IS NULL OR watch = ?1) ORDER BY seq DESC"
+        return [_run(row) for row in self._rows(text, (watch,))]
 
     def run(self, prefix: str | None = None) -> Run:
         """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from jetwatch.process.output import Writer
+    from jetwatch.process.output import Counter, Writer
     from jetwatch.records import CommandSpec
 
     Announce = Callable[[str, dict[str, Any]], None]
@@ -43,7 +43,7 @@ _GO = b"g"
 
 
 def hold(
-    spec: CommandSpec, writer: Writer, announce: Announce, wake_fd: int, *, supervisor: bool
+    spec: CommandSpec, writer: Writer | Counter, announce: Announce, wake_fd: int, *, supervisor: bool
 ) -> tuple[Document, int | None]:
     """Run `spec` to its end.
 
@@ -61,7 +61,9 @@ def hold(
 class _Held:
     """One command between its fork and its result."""
 
-    def __init__(self, spec: CommandSpec, writer: Writer, announce: Announce, wake_fd: int, supervisor: bool) -> None:
+    def __init__(
+        self, spec: CommandSpec, writer: Writer | Counter, announce: Announce, wake_fd: int, supervisor: bool
+    ) -> None:
         self.spec = spec
         self.writer = writer
         self.announce = announce

@@ -16,7 +16,6 @@ import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -106,13 +105,17 @@ def _identify(directory: Path, pid: int) -> ProcessId | None:
 
 def look(directory: Path, step_id: str) -> Evidence:
     """What the step's directory shows now. Reads a few small files of our own; never waits."""
+    if not directory.is_dir():
+        return Evidence(Sight.NEVER_RAN)
     lock_fd = _take_lock(directory)
     if lock_fd is None:
-        blocked = _read_json(directory / "blocked.json")
+        started = _started(directory, step_id)
+        blocked = _blocked(directory)
         return Evidence(
             Sight.ALIVE,
-            supervisor=_supervisor(directory, step_id),
-            blocked=f"pid {blocked['pid']} in state {blocked['state']}" if blocked else None,
+            supervisor=_supervisor(started),
+            since_monotonic_us=started.monotonic_us if started else None,
+            blocked=(blocked.pid, blocked.state) if blocked else None,
         )
     try:
         return _evidence_of_the_dead(directory, step_id)
@@ -148,14 +151,6 @@ def read_result(directory: Path, step_id: str) -> CommandResult | None:
     return result if result.step_id == step_id else None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 @dataclass(frozen=True, slots=True)
 class _Started:
     """The parts of started.json that are looked at."""
@@ -167,7 +162,23 @@ class _Started:
     supervisor_start_ticks: int
     pid: int
     start_ticks: int
+    monotonic_us: int
     cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """The parts of blocked.json that are looked at."""
+
+    pid: int
+    state: str
+
+
+def _blocked(directory: Path) -> _Blocked | None:
+    try:
+        return from_json((directory / "blocked.json").read_bytes(), _Blocked)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _started(directory: Path, step_id: str) -> _Started | None:
@@ -178,9 +189,8 @@ def _started(directory: Path, step_id: str) -> _Started | None:
     return started if started.step_id == step_id and started.boot_id == boot_id() else None
 
 
-def _supervisor(directory: Path, step_id: str) -> ProcessId | None:
+def _supervisor(started: _Started | None) -> ProcessId | None:
     """Who holds the lock, if it said so and can be known for sure to be the same process."""
-    started = _started(directory, step_id)
     if started is None or started.pid_namespace != pid_namespace():
         return None
     return ProcessId(started.supervisor_pid, started.supervisor_start_ticks, started.boot_id, started.cgroup)
@@ -202,30 +212,27 @@ def open_pidfd(process: ProcessId) -> int | None:
 def ask_to_stop(directory: Path, step_id: str) -> None:
     """Cancel a held command: a file for a supervisor that is still starting, a signal for one that waits."""
     (directory / "cancel").touch(mode=0o600)
-    process = _supervisor(directory, step_id)
-    if process is not None and (pidfd := open_pidfd(process)) is not None:
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(pidfd)
+    _signal(directory, step_id, signal.SIGUSR1)
 
 
 def end_supervisor(directory: Path, step_id: str) -> None:
     """KILL a supervisor that is far over its time. What it held is buried afterwards."""
-    process = _supervisor(directory, step_id)
+    _signal(directory, step_id, signal.SIGKILL)
+
+
+def _signal(directory: Path, step_id: str, number: int) -> None:
+    process = _supervisor(_started(directory, step_id))
     if process is not None and (pidfd := open_pidfd(process)) is not None:
         try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
             pass
         finally:
             os.close(pidfd)
 
 
-def bury(directory: Path, step_id: str, patience_s: float) -> str | None:
-    """Take a dead supervisor's lock and end everything that it left. Returns who cannot be ended, None: all are gone.
+def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
+    """Take a dead supervisor's lock and end everything that it left. Returns pid and state of one who cannot be ended, None: all are gone.
 
     Blocks up to `patience_s`. Called again until nobody is left; only then may the step be called lost.
     """
@@ -246,7 +253,7 @@ def bury(directory: Path, step_id: str, patience_s: float) -> str | None:
         survivors = tree.kill(family, patience_s=patience_s)
         if started.cgroup and not survivors:
             shutil.rmtree(started.cgroup, ignore_errors=True)
-        return f"pid {survivors[0].pid} in state {survivors[0].state}" if survivors else None
+        return (survivors[0].pid, survivors[0].state) if survivors else None
     finally:
         os.close(lock_fd)
 

@@ -83,6 +83,19 @@ class Writer:
         return False
 
 
+class Counter:
+    """Takes the output of a check: counted, not kept; its tail is in the result."""
+
+    kept_bytes = 0
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+
+    def write(self, data: bytes, _boot_us: int) -> None:
+        """Count `data`."""
+        self.total_bytes += len(data)
+
+
 def read(directory: str, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
     """The frames of `directory` from `offset` on, in order, as (offset, boot time in microseconds, bytes).
 

@@ -103,6 +103,7 @@ def _identity(spec: CommandSpec, facts: dict[str, Any]) -> bytes:
         "step_id": spec.step_id,
         "boot_id": boot_id(),
         "pid_namespace": pid_namespace(),
+        "monotonic_us": time.monotonic_ns() // 1000,
         "supervisor_pid": os.getpid(),
         "supervisor_start_ticks": own.start_ticks if own else 0,
         "cgroup": spec.cgroup,

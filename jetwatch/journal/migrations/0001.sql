@@ -7,12 +7,14 @@ CREATE TABLE run (
     watch     TEXT    NOT NULL,
     outcome   TEXT,                        -- NULL while the run is open
     opened_us INTEGER NOT NULL,
+    swept     INTEGER NOT NULL DEFAULT 0,  -- its directories are removed, or about to be
     record    TEXT    NOT NULL             -- Run
 ) STRICT;
 
 -- The database itself holds "one run at a time per watch".
 CREATE UNIQUE INDEX run_one_open ON run (watch) WHERE outcome IS NULL;
 CREATE INDEX run_by_watch ON run (watch, seq);
+CREATE INDEX run_unswept ON run (watch, seq) WHERE swept = 0;
 
 CREATE TABLE watch (
     name   TEXT NOT NULL PRIMARY KEY,

@@ -1,0 +1,71 @@
+"""What stands in the way of a run that is due. Pure: the engine gathers the facts, `jetp why` prints the words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from jetwatch.config.model import DiskReserve
+from jetwatch.engine.verbs import is_suspended
+from jetwatch.records import Run, Stamp, Trigger, WatchState
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Free room on one file system, for the agent's own use."""
+
+    path: str
+    free_bytes: int
+    free_inodes: int
+
+    def is_below(self, reserve: DiskReserve) -> bool:
+        """Whether less than the reserve is left. A file system that does not count inodes has enough of them."""
+        too_few_inodes = 0 <= self.free_inodes < reserve.free_inodes
+        return self.free_bytes < reserve.free_bytes or too_few_inodes
+
+
+@dataclass(frozen=True, slots=True)
+class Surrounding:
+    """What is going on beside this watch."""
+
+    open_runs: Collection[Run]
+    max_runs: int
+    blocked: bool
+    stopping: bool
+
+
+def obstacles(
+    state: WatchState,
+    trigger: Trigger,
+    *,
+    exclusive: str | None,
+    surrounding: Surrounding,
+    low: Space | None,
+    now: Stamp,
+) -> tuple[str, ...]:
+    """Why the due `trigger` may not start a run now, in stable words; empty: it may."""
+    found = []
+    if surrounding.stopping:
+        found.append("agent_stopping")
+    if is_suspended(state, now):
+        found.append("suspended")
+    if is_held(state, now):
+        found.append("held")
+    if trigger.revision and trigger.revision == state.quarantined_revision:
+        found.append("quarantined")
+    if surrounding.blocked:
+        found.append("blocked")
+    if any(run.watch == state.watch for run in surrounding.open_runs):
+        found.append("run_open")
+    if exclusive is not None and any(run.exclusive == exclusive for run in surrounding.open_runs):
+        found.append(f"exclusive:{exclusive}")
+    if len(surrounding.open_runs) >= surrounding.max_runs:
+        found.append("max_runs")
+    if low is not None:
+        found.append("disk_low")
+    return tuple(found)
+
+
+def is_held(state: WatchState, now: Stamp) -> bool:
+    """Whether too many lost runs in a row still hold the watch."""
+    return state.held_until is not None and state.held_until.remaining_us(now) > 0

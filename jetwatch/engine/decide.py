@@ -1,0 +1,136 @@
+"""The next action of an open run: one pure function for a run that was just opened and for one that was found.
+
+The rules: no command twice, none across a reboot, no ok that was not seen, always an end. `evidence` is that of the
+first step that has not ended, None when that step was not started.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jetwatch.records import (
+    STALE_AFTER_US,
+    CommandResult,
+    Ending,
+    Evidence,
+    Outcome,
+    Run,
+    Sight,
+    Stamp,
+    Step,
+    StepState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start this step: a new attempt, in a new directory."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The step's supervisor lives: wait for its end."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell the step's supervisor to end it, then wait."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The step ended: write its result down."""
+
+    step: Step
+    result: CommandResult
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """The step's supervisor died with it: end everything that it left, then write that down."""
+
+    step: Step
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The run is over."""
+
+    outcome: Outcome
+    failed_step: str = ""
+    reason: str | None = None
+    exit_code: int | None = None
+
+
+Action = Start | Wait | Stop | Record | Lose | Close
+
+_OUTCOME_OF = {
+    Ending.TIMEOUT: Outcome.TIMEOUT,
+    Ending.CANCELLED: Outcome.CANCELLED,
+    Ending.LOST: Outcome.LOST,
+}
+
+
+def first_unfinished(run: Run) -> Step | None:
+    """The step that is next or under way; None when all have ended."""
+    return next((step for step in run.steps if step.state in (StepState.PENDING, StepState.STARTED)), None)
+
+
+def decide(run: Run, evidence: Evidence | None, now: Stamp) -> Action:
+    """What is to be done next with the open `run`."""
+    for ended in run.steps:
+        if ended.result is not None and not ended.result.ended_well(ended.command.ok_exit_codes):
+            return _closed_by(run, ended, ended.result)
+    step = first_unfinished(run)
+    if step is None:
+        last = run.steps[-1].result
+        return Close(Outcome.OK, exit_code=last.exit_code if last else None)
+    if step.state is StepState.PENDING:
+        return _before(run, step, now)
+    return _during(run, step, evidence or Evidence(Sight.NEVER_RAN), now)
+
+
+def _before(run: Run, step: Step, now: Stamp) -> Action:
+    """Between two commands."""
+    if run.cancel is not None:
+        return Close(Outcome.CANCELLED, step.name, run.cancel.reason)
+    if run.progressed.boot_id != now.boot_id:
+        return Close(Outcome.LOST, step.name, "reboot")
+    if now.boot_us - run.progressed.boot_us > STALE_AFTER_US:
+        return Close(Outcome.CANCELLED, step.name, "stale")
+    return Start(step)
+
+
+def _during(run: Run, step: Step, evidence: Evidence, now: Stamp) -> Action:
+    """A command was started."""
+    if evidence.sight is Sight.ALIVE:
+        return Stop(step) if run.cancel is not None else Wait(step)
+    if evidence.sight is Sight.DONE and evidence.result is not None:
+        return Record(step, evidence.result)
+    if step.started is None or step.started.boot_id != now.boot_id:
+        return Lose(step, "reboot")
+    if evidence.sight is Sight.GONE:
+        return Lose(step, "supervisor_died")
+    if run.cancel is not None:
+        return Close(Outcome.CANCELLED, step.name, run.cancel.reason)
+    return Start(step)
+
+
+def _closed_by(run: Run, step: Step, result: CommandResult) -> Close:
+    outcome = _OUTCOME_OF.get(result.ending, Outcome.FAILED)
+    reason = result.reason
+    if outcome is Outcome.CANCELLED and run.cancel is not None:
+        reason = run.cancel.reason
+    return Close(outcome, step.name, reason, result.shell_exit_code)
+
+
+def lost_result(step_id: str, reason: str, now: Stamp) -> CommandResult:
+    """The result of a command that nobody saw end."""
+    return CommandResult(step_id=step_id, ending=Ending.LOST, reason=reason, ended_us=now.wall_us)

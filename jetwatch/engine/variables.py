@@ -1,0 +1,102 @@
+"""What the templates and the environment of each kind of command know. Pure: one mapping per start of a command.
+
+Every name becomes `JETWATCH_NAME` in the environment; which of them a template may use is checked when the
+configuration is read (`words.py` has the lists).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jetwatch.records import OutboxEntry, Run, Step, TriggerKind, WatchState
+
+Variables = dict[str, str | Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is the same for every command of an agent."""
+
+    hostname: str
+    state_dir: str
+
+
+def for_check(state: WatchState, kind: TriggerKind, attempt: int, host: Host) -> Variables:
+    """A check's variables. `attempt` counts the errors in a row before this one, plus one."""
+    return {
+        "watch": state.watch,
+        "hostname": host.hostname,
+        "state_dir": host.state_dir,
+        "previous_revision": state.last_ok_revision,
+        "attempt": str(attempt),
+        "trigger": kind.value,
+        "applied_revision": state.applied_revision,
+        "last_ok_revision": state.last_ok_revision,
+    }
+
+
+def for_step(run: Run, host: Host) -> Variables:
+    """The variables of a run's download and play."""
+    return {
+        "watch": run.watch,
+        "hostname": host.hostname,
+        "state_dir": host.state_dir,
+        "previous_revision": run.previous_revision,
+        "attempt": str(run.attempt),
+        "trigger": run.trigger.kind.value,
+        "play_uuid": run.id,
+        "download_path": run.download_path,
+        "revision": run.revision,
+        "outputs": run.values,
+        "applied_revision": run.applied_revision,
+        "last_ok_revision": run.previous_revision,
+    }
+
+
+def owed_with(run: Run, state: WatchState, host: Host, output_path: str) -> dict[str, str]:
+    """What a hook of `run` is told, as of now: at its start, or after its end. Outputs travel beside."""
+    known = {name: value for name, value in for_step(run, host).items() if isinstance(value, str)}
+    duration_us = run.closed.boot_us - run.opened.boot_us if _same_boot(run) and run.closed else None
+    return {
+        **known,
+        "outcome": run.outcome.value if run.outcome else "",
+        "exit_code": "" if run.exit_code is None else str(run.exit_code),
+        "failed_step": run.failed_step,
+        "duration": "" if duration_us is None else f"{duration_us / 1e6:.3f}",
+        "output_path": output_path,
+        "applied_revision": state.applied_revision,
+        "last_ok_revision": state.last_ok_revision,
+    }
+
+
+def owed_for_error(state: WatchState, host: Host, exit_code: int | None, output_path: str) -> dict[str, str]:
+    """What on_error is told: it belongs to no run, so whatever a run would say is empty."""
+    known = {name: str(value) for name, value in for_check(state, TriggerKind.CHECK, state.check_errors, host).items()}
+    empty = dict.fromkeys(("play_uuid", "download_path", "revision", "outcome", "duration"), "")
+    return {
+        **known,
+        **empty,
+        "exit_code": "" if exit_code is None else str(exit_code),
+        "failed_step": "check",
+        "output_path": output_path,
+    }
+
+
+def for_hook(entry: OutboxEntry) -> Variables:
+    """A hook's variables: what was known when it was owed, and how often it was tried."""
+    return {**entry.values, "outputs": entry.outputs, "delivery": str(entry.deliveries + 1)}
+
+
+def step_id(run_id: str, step: Step) -> str:
+    """The name of one start of one step, unique for ever."""
+    return f"{run_id}.{step.name}.{step.attempt}"
+
+
+def delivery_id(entry: OutboxEntry) -> str:
+    """The name of one start of one hook."""
+    return f"{entry.run_id or f'hook-{entry.id}'}.{entry.name}.{entry.attempt}"
+
+
+def _same_boot(run: Run) -> bool:
+    return run.closed is not None and run.closed.boot_id == run.opened.boot_id

@@ -1,0 +1,286 @@
+"""Everything that the engine has done on the machine: steps and hooks under supervisors, checks held by a worker.
+
+One object for one agent. Methods that may block say so and are called in a worker. What a command of a run leaves is
+found in its step directory alone; this object remembers nothing about it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jetwatch.errors import CommandNotStarted
+from jetwatch.process import launch, output
+from jetwatch.process.hold import hold
+from jetwatch.process.place import Place
+from jetwatch.process.prepare import Start, Surroundings, prepare, user_ids, write_env_file
+from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId
+from jetwatch.statedir import StateDir
+
+_TRASH = ".trash."
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A directory that a run's command is to find: made if it is missing, and given to `owner` (None: the agent)."""
+
+    path: Path
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Output of step directories to be put together as one plain file for a hook."""
+
+    sources: tuple[Path, ...]
+    target: Path
+    owner: str | None
+
+
+class Commands:
+    """Starts, finds, stops and buries commands."""
+
+    def __init__(
+        self, layout: StateDir, program: Path, place: Place, surroundings: Surroundings, state_id: str
+    ) -> None:
+        self._layout = layout
+        self._program = program
+        self._place = place
+        self._surroundings = surroundings
+        self._state_id = state_id
+
+    # -- steps and hooks
+
+    def start(
+        self,
+        command: Command,
+        directory: Path,
+        step_id: str,
+        variables: Mapping[str, str | Mapping[str, str]],
+        *,
+        grant: Grant | None = None,
+        export: Export | None = None,
+    ) -> ProcessId | None:
+        """Start one step or hook under a supervisor of its own, in a fresh `directory`. Blocks.
+
+        Raises CommandNotStarted when it cannot be started (`no_supervisor`, `no_room`: not now; anything else: never).
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+            if grant is not None:
+                _grant(grant)
+            if export is not None:
+                _export(export)
+        except OSError as error:
+            raise CommandNotStarted("no_room", f"{error.filename}: {error.strerror}") from error
+        start = Start(
+            step_id=step_id,
+            variables=variables,
+            extra_env={},
+            secrets={},
+            outputs_path=str(self._layout.exchange(step_id)),
+            cgroup=self._place.new_cgroup(step_id),
+        )
+        return launch.start(self._program, directory, prepare(command, start, self._surroundings))
+
+    def look(self, directory: Path, step_id: str) -> Evidence:
+        """What the step directory shows now."""
+        return launch.look(directory, step_id)
+
+    def open_pidfd(self, process: ProcessId) -> int | None:
+        """A descriptor that becomes readable when this very process ends; None when it has ended."""
+        return launch.open_pidfd(process)
+
+    def ask_to_stop(self, directory: Path, step_id: str) -> None:
+        """Cancel a command that is held."""
+        launch.ask_to_stop(directory, step_id)
+
+    def end_supervisor(self, directory: Path, step_id: str) -> None:
+        """KILL a supervisor that is far over its time."""
+        launch.end_supervisor(directory, step_id)
+
+    def bury(self, directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
+        """End everything that a dead supervisor left. Blocks. Returns who cannot be ended."""
+        self._layout.exchange(step_id).unlink(missing_ok=True)
+        return launch.bury(directory, step_id, patience_s)
+
+    # -- checks
+
+    def check(
+        self,
+        command: Command,
+        check_id: str,
+        *,
+        variables: Mapping[str, str | Mapping[str, str]],
+        secrets: Mapping[str, str],
+        cancel_fd: int,
+        on_blocked: Callable[[int, str], None],
+    ) -> CommandResult:
+        """Run a check to its end. Blocks for as long as it takes; a byte on `cancel_fd` ends it.
+
+        `on_blocked(pid, state)` is called, in this thread, when KILL does not end it.
+        """
+        start = Start(
+            step_id=check_id,
+            variables=variables,
+            extra_env={"JETWATCH_CHECK": self._state_id},
+            secrets=secrets,
+            outputs_path=str(self._layout.exchange(check_id)),
+        )
+        try:
+            spec = prepare(command, start, self._surroundings)
+        except CommandNotStarted as error:
+            return CommandResult(step_id=check_id, ending=Ending.NOT_STARTED, reason=error.code, detail=str(error))
+
+        def announce(kind: str, facts: dict[str, Any]) -> None:
+            if kind == "blocked":
+                on_blocked(facts["pid"], facts["state"])
+
+        document, _ = hold(spec, output.Counter(), announce, cancel_fd, supervisor=False)
+        return msgspec.convert(document, CommandResult)
+
+    def end_old_checks(self) -> None:
+        """End what the checks of an agent that was killed left. Blocks for a moment."""
+        launch.end_all_marked(f"JETWATCH_CHECK={self._state_id}", patience_s=5.0)
+
+    def free_space(self) -> list[tuple[str, int, int]]:
+        """Path, free bytes and free inodes of state and downloads (inodes -1: not counted there)."""
+        found = []
+        for path in dict.fromkeys((self._layout.root, self._layout.downloads)):
+            stat = os.statvfs(path)
+            inodes = stat.f_favail if stat.f_files else -1
+            found.append((str(path), stat.f_bavail * stat.f_frsize, inodes))
+        return found
+
+    # -- what runs leave
+
+    def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Write the secret environments of a run's commands to private files. Returns the path by command."""
+        paths = {}
+        for name, values in secrets.items():
+            path = self._layout.secrets(run_id, name)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_env_file(path, values)
+            paths[name] = str(path)
+        return paths
+
+    def forget_secrets(self, run_id: str) -> None:
+        """Remove them: the run needs them no more."""
+        shutil.rmtree(self._layout.run(run_id) / "secrets", ignore_errors=True)
+
+    def forget_try(self, directory: Path) -> None:
+        """Remove the directory of a hook that belongs to no run."""
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def run_size_bytes(self, run_id: str) -> int:
+        """What the run's directories take on disk. Blocks."""
+        return _tree_bytes(self._layout.run(run_id)) + _tree_bytes(self._layout.download(run_id))
+
+    def sweep(self, run_ids: Iterable[str]) -> list[tuple[str, str]]:
+        """Remove the directories of these runs. Blocks. Returns those that had to stay, with the reason."""
+        refused = []
+        for run_id in run_ids:
+            for path in (self._layout.download(run_id), self._layout.run(run_id)):
+                reason = _remove_tree(path)
+                if reason is not None:
+                    refused.append((str(path), reason))
+            for leftover in self._layout.exchange("").glob(f"{run_id}.*"):
+                leftover.unlink(missing_ok=True)
+        self._place.sweep()
+        return refused
+
+    def sweep_leftovers(self, known: frozenset[str]) -> list[tuple[str, str]]:
+        """Remove what belongs to no run whose directories still stand: what a crash left half removed. Blocks."""
+        names = {path.name for parent in (self._layout.runs, self._layout.downloads) for path in _entries(parent)}
+        for parent in (self._layout.runs, self._layout.downloads):
+            for path in _entries(parent):
+                if path.name.startswith(_TRASH):
+                    shutil.rmtree(path, ignore_errors=True)
+        return self.sweep(sorted(name for name in names - known if _is_run_id(name)))
+
+
+def _is_run_id(name: str) -> bool:
+    return len(name) == 36 and name.count("-") == 4  # a GUID's text; anything else in there is not ours
+
+
+def _entries(parent: Path) -> list[Path]:
+    return sorted(parent.iterdir()) if parent.is_dir() else []
+
+
+def _grant(grant: Grant) -> None:
+    grant.path.mkdir(mode=0o700, exist_ok=True)
+    ids = user_ids(grant.owner)
+    if ids is not None:
+        os.chown(grant.path, *ids)
+
+
+def _export(export: Export) -> None:
+    """One plain file with the output of all steps, gaps said. Written once; a later try finds it."""
+    if export.target.exists():
+        return
+    ids = user_ids(export.owner)
+    building = export.target.with_suffix(".new")
+    fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as target:
+        for source in export.sources:
+            position = 0
+            for offset, _, data in output.read(str(source)):
+                if offset > position:
+                    target.write(f"\n... {offset - position} bytes dropped ...\n".encode())
+                target.write(data)
+                position = offset + len(data)
+        if ids is not None:
+            os.fchown(target.fileno(), *ids)
+    building.rename(export.target)
+
+
+def _tree_bytes(top: Path) -> int:
+    total = 0
+    for folder, _, names, folder_fd in os.fwalk(top):
+        del folder
+        for name in names:
+            try:
+                total += os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _remove_tree(path: Path) -> str | None:
+    """Rename out of sight, then remove by directory descriptors. Returns why it must stay."""
+    if not path.is_dir() or path.is_symlink():
+        return None
+    reason = _why_keep(path)
+    if reason is not None:
+        return reason
+    trash = path.with_name(f"{_TRASH}{path.name}")
+    try:
+        path.rename(trash)
+        shutil.rmtree(trash)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _why_keep(path: Path) -> str | None:
+    inside = f"{path}/"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # proc_pid_mountinfo(5): the mount point is the fifth field, with spaces written as \040.
+        point = line.split()[4].encode().decode("unicode_escape")
+        if f"{point}/".startswith(inside):
+            return f"{point} is a mount"
+    for process in Path("/proc").glob("[0-9]*"):
+        for link in ("cwd", "exe"):
+            try:
+                target = str((process / link).readlink())
+            except OSError:
+                continue
+            if f"{target}/".startswith(inside):
+                return f"process {process.name} lives there"
+    return None
