@@ -103,7 +103,7 @@ DISK_RESERVE = Either(
     Table(
         (
             Key("bytes", Size(), "Free space.", into="free_bytes", record=DiskReserve),
-            Key("inodes", Integer(0, 2**62), "Free inodes.", into="free_inodes", record=DiskReserve),
+            Key("inodes", Integer(0, 10**12), "Free inodes.", into="free_inodes", record=DiskReserve),
         ),
         DiskReserve,
     ),
@@ -216,7 +216,12 @@ WATCH_KEYS = (
     ),
     Key("exclusive", NAME, "Name of a lock: watches that share it never have runs at the same time."),
     Key("retain", RETAIN, "How much of past runs is kept."),
-    Key("disk_reserve", DISK_RESERVE, "No run starts with less free than this; a size, or both bounds."),
+    Key(
+        "disk_reserve",
+        DISK_RESERVE,
+        "No run starts with less free than this; a size, or both bounds.",
+        default_text="as below",
+    ),
     *commands.SHARED_KEYS,
     Key(
         "output",

@@ -121,6 +121,8 @@ def clock(seconds: float) -> str:
     """Seconds as text that `duration_s` reads back to the same number: `1h30m`, `2d`, `0.5s`."""
     if seconds != int(seconds) or seconds == 0:
         return f"{seconds:.15f}".rstrip("0").rstrip(".") + "s"
+    if seconds < 600 and seconds % 60:  # `200s` is what a person writes, not `3m20s`
+        return f"{int(seconds)}s"
     rest = int(seconds)
     parts = []
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -148,7 +150,11 @@ class Jitter(Plain):
     def show(self, value: tuple[float, float]) -> int | float | str:
         """As it would be written."""
         seconds, fraction = value
-        return f"{fraction * 100:g}%" if fraction else Duration().show(seconds)
+        return f"{fraction * 100:.12g}%" if fraction else Duration().show(seconds)
+
+    def write(self, value: tuple[float, float]) -> str:
+        """With a unit."""
+        return str(self.show(value)) if value[1] else Duration().write(value[0])
 
     def schema(self) -> dict[str, Any]:
         """A duration or per cent."""
@@ -164,8 +170,9 @@ class Size(Plain):
 
     @property
     def what(self) -> str:  # type: ignore[override]
-        """With the bounds."""
-        return f"bytes or a size such as `64MiB` or `1G`, at least {self.least} bytes"
+        """With the lower bound, where there is one."""
+        bound = f", at least {self.least} bytes" if self.least else ""
+        return f"bytes or a size such as `64MiB` or `1G`{bound}"
 
     def parse(self, text: str) -> int:
         """Fractions of a unit are rounded down to whole bytes."""
@@ -242,6 +249,10 @@ class Number(Plain):
         if not _NUMBER.fullmatch(text.strip()) or not self.least <= float(text) <= self.most:
             raise ValueError
         return float(text)
+
+    def show(self, value: float) -> int | float:
+        """Whole where it is."""
+        return int(value) if value == int(value) else value
 
     def schema(self) -> dict[str, Any]:
         """A number."""

@@ -1,0 +1,97 @@
+"""Settings → the watch.yml that says the same in full: defaults filled in, `defaults:` applied, secrets as `***`.
+
+What is printed can be loaded again (secrets aside). What a watch says for all its commands is shown at each command, as
+that is where it takes effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from jetwatch.config.commands import URL_USER, CommandKind, Slot, command_keys
+from jetwatch.config.keys import AGENT_KEYS, TIMEOUTS, WATCH_KEYS
+from jetwatch.config.model import Settings, WatchSettings
+from jetwatch.config.scalars import Kind
+from jetwatch.config.tables import Key
+from jetwatch.records import Command
+
+HIDDEN = "***"
+
+Shown = Callable[[Kind, Any], Any]
+"""How a value is put: `Kind.show` for programs (plain numbers), `Kind.write` for people (with units)."""
+
+
+def as_data(settings: Settings) -> dict[str, Any]:
+    """The configuration for programs: seconds and bytes as numbers."""
+    return _settings(settings, lambda kind, value: kind.show(value))
+
+
+def as_text(settings: Settings) -> str:
+    """The configuration for people: YAML, durations and sizes with their units."""
+    data = _settings(settings, lambda kind, value: kind.write(value))
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _settings(settings: Settings, shown: Shown) -> dict[str, Any]:
+    values = {key: getattr(settings, key.field, None) for key in AGENT_KEYS}
+    agent = {key.name: shown(key.kind, value) for key, value in values.items() if value is not None}
+    return agent | {"watches": {name: _watch(watch, shown) for name, watch in settings.watches.items()}}
+
+
+def _watch(watch: WatchSettings, shown: Shown) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for key in WATCH_KEYS:
+        if isinstance(key.kind, CommandKind):
+            command = _command_of(watch, key)
+            if command is not None:
+                data[key.name] = _command(key.kind.slot, command, watch.secrets.get(key.kind.slot.name, {}), shown)
+        elif (value := _value(watch, key)) is not None:
+            data[key.name] = shown(key.kind, value)
+    data["timeouts"] = {"grace": shown(TIMEOUTS.keys[-1].kind, watch.play.grace_s)}
+    return data
+
+
+def _command_of(watch: WatchSettings, key: Key) -> Command | None:
+    steps = {"check": watch.check, "download": watch.download, "play": watch.play}
+    return steps.get(key.field) or watch.hooks.get(key.field)
+
+
+def _value(watch: WatchSettings, key: Key) -> Any:
+    """What the watch holds for a key of its own; None for what stands at its commands, or is not set."""
+    if key.name == "check_interval" and watch.schedule is not None:
+        return None
+    if key.name == "jitter":
+        return (watch.jitter_s, watch.jitter_fraction)
+    if key.name == "retry":
+        return watch.retry or False
+    if key.name == "output":
+        return watch.play.keep_bytes
+    return None if key.name in {"name", "timeouts"} else getattr(watch, key.field, None)
+
+
+def _command(slot: Slot, command: Command, secrets: Any, shown: Shown) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "run": [_without_user(word) for word in command.words or ()],
+        "shell": _without_user(command.shell or ""),
+        "timeout": command.timeout_s,
+        "env": {**command.env, **dict.fromkeys(secrets, HIDDEN)},
+        "env_file": command.env_files,
+        "cwd": command.cwd,
+        "user": command.user,
+        "group": command.group,
+        "umask": command.umask,
+        "nice": command.nice,
+        "limits": command.limits,
+        "ok_exit_codes": command.ok_exit_codes,
+    }
+    keys = [key for key in command_keys(slot) if not key.refusal]
+    return {
+        key.name: shown(key.kind, values[key.name]) for key in keys if values[key.name] not in (None, "", (), [], {})
+    }
+
+
+def _without_user(text: str) -> str:
+    return URL_USER.sub(HIDDEN, text)

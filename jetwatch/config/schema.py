@@ -1,0 +1,227 @@
+"""The table of keys as a JSON Schema (for editors) and as a reference page (for people).
+
+Both are generated and committed, `watch.schema.json` beside this file and `docs/reference/watch-yml.md`; tests fail
+when they drift:
+
+    python -m jetwatch.config.schema > jetwatch/config/watch.schema.json
+    python -m jetwatch.config.schema --reference > docs/reference/watch-yml.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jetwatch import words
+from jetwatch.config.commands import CHECK, PLAY, SECRET_NAME, CommandKind, command_keys
+from jetwatch.config.keys import AGENT_KEYS, NAME_PATTERN, WATCH_KEYS
+from jetwatch.config.tables import Either, Key, Table
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of watch.yml, either form."""
+    watch = {key: _property(key) for key in WATCH_KEYS if not key.refusal}
+    by_name = {name: entry for key, entry in watch.items() for name in (key.name, *key.aliases)}
+    agent = {key.name: _property(key) for key in AGENT_KEYS if not key.refusal}
+    top = {name: {"$ref": f"#/$defs/watch/properties/{name}"} for name in by_name if name != "name"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "watch.yml",
+        "description": "Configuration of `jetp watch`: one watch on the top level, or several under `watches:`.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "name": _property(WATCH_KEYS[0]),
+            **top,
+            "defaults": {"$ref": "#/$defs/watch", "description": "Keys of every watch of this file."},
+            "watches": {
+                "description": "The watches by name.",
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": {"pattern": f"^{NAME_PATTERN}$"},
+                "additionalProperties": {"$ref": "#/$defs/watch"},
+            },
+            **agent,
+        },
+        "anyOf": [
+            {"required": ["watches"]},
+            {"required": ["jet_command"]},
+            {"required": ["play_command"]},
+            {"propertyNames": {"enum": sorted(agent)}},
+        ],
+        "$defs": {
+            "watch": _watch(by_name),
+            "check": CommandKind(CHECK).schema(),
+            "command": CommandKind(PLAY).schema(),
+        },
+    }
+
+
+def _watch(by_name: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: entry for name, entry in by_name.items() if name != "name"}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "not": {"required": ["jet_command", "play_command"]},
+    }
+
+
+def _property(key: Key) -> dict[str, Any]:
+    """A key's schema; `null` undoes what `defaults:` says."""
+    own = {"$ref": f"#/$defs/{_definition(key.kind)}"} if isinstance(key.kind, CommandKind) else key.kind.schema()
+    entry: dict[str, Any] = {"description": key.doc, "anyOf": [own, {"type": "null"}]}
+    if key.default is not None and not key.default_text:
+        entry["default"] = key.kind.show(key.default)
+    return entry
+
+
+def _definition(kind: CommandKind) -> str:
+    """Only a check's command is unlike the others: its exit codes are fixed."""
+    return "check" if kind.slot is CHECK else "command"
+
+
+def schema_text() -> str:
+    """The schema as the committed file holds it."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def reference() -> str:
+    """The reference page of watch.yml, in Markdown."""
+    watch = [key for key in WATCH_KEYS if not key.refusal]
+    agent = [key for key in AGENT_KEYS if not key.refusal]
+    parts = [
+        _INTRODUCTION,
+        "## Keys of a watch\n\n" + _table(watch),
+        *(_nested(key) for key in watch if _keys_of(key)),
+        "## A command\n" + _COMMANDS + "\n" + _table(command_keys(PLAY)),
+        "### Variables\n" + _VARIABLES + "\n" + _variables(),
+        "## Keys of the agent\n\nOn the top level only.\n\n" + _table(agent),
+        *(_nested(key) for key in agent if _keys_of(key)),
+        _VALUES.replace("SECRET_NAME", SECRET_NAME.pattern),
+        "## Not in this version\n\n" + _refused((*WATCH_KEYS, *AGENT_KEYS)),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _keys_of(key: Key) -> tuple[Key, ...]:
+    kind = key.kind.table if isinstance(key.kind, Either) else key.kind
+    return kind.keys if isinstance(kind, Table) else ()
+
+
+def _nested(key: Key) -> str:
+    return f"### `{key.name}`\n\n" + _table(_keys_of(key))
+
+
+def _table(keys: Iterable[Key]) -> str:
+    rows = [_row(key) for key in keys]
+    return "\n".join(["| key | meaning | value | default |", "| --- | --- | --- | --- |", *rows])
+
+
+def _row(key: Key) -> str:
+    names = " or ".join(f"`{name}`" for name in (key.name, *key.aliases))
+    nested = " (below)" if _keys_of(key) else ""
+    what = "a [command](#a-command)" if isinstance(key.kind, CommandKind) else key.kind.what
+    default = "as below" if isinstance(key.kind, Table) else key.default_shown
+    cells = (names, key.doc, what + nested, default)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _variables() -> str:
+    groups = (
+        ("every command", words.CHECK_VARIABLES),
+        ("commands of a run: download, play, hooks", words.RUN_VARIABLES - words.CHECK_VARIABLES),
+        ("hooks", words.HOOK_VARIABLES - words.RUN_VARIABLES),
+    )
+    rows = [f"| {who} | {', '.join(f'`{name}`' for name in sorted(names))} |" for who, names in groups]
+    return "\n".join(["| in | names |", "| --- | --- |", *rows])
+
+
+def _refused(keys: Iterable[Key]) -> str:
+    return "\n".join(
+        f"- `{key.name}`: {key.doc[0].lower()}{key.doc[1:-1]}. {key.refusal[0].upper()}{key.refusal[1:]}."
+        for key in keys
+        if key.refusal
+    )
+
+
+_INTRODUCTION = """
+<!-- Generated by `python -m jetwatch.config.schema --reference`; a test fails when it drifts. -->
+
+# watch.yml
+
+A file holds one watch, with its keys on the top level:
+
+```yaml
+check_command: /var/jetp/check.sh
+download_command: /var/jetp/download.sh {{ download_path }}
+jet_command: jetp local --playbook {{ download_path }}/pb.yml
+check_interval: 200
+splay: 100
+on_ok: /var/jetp/ok.sh {{ play_uuid }}
+on_fail: /var/jetp/fail.sh {{ play_uuid }}
+```
+
+or several under `watches:`, with `defaults:` for all of them:
+
+```yaml
+defaults:
+  splay: 5m
+  timeouts: { play: 1h }
+watches:
+  web:
+    check_command: /var/jetp/check.sh web
+    jet_command: jetp local --playbook /srv/web/pb.yml
+  backup:
+    schedule: "0 3 * * *"
+    jet_command: jetp local --playbook /srv/backup/pb.yml
+```
+
+`--watch-config` takes a file, or a directory: every `*.yml` in it, in name order (hidden files are left out).
+`defaults:` apply to the watches of their own file. A watch's key goes over the default; mappings (`env`,
+`timeouts`, `limits`, …) are merged key by key, commands replaced as a whole, and `null` undoes a default. A watch's
+name is defined once, and two files never give an agent-wide key different values. Relative paths are taken from the
+directory of the file they stand in.
+
+`jetp check-config PATH` prints every problem at once, with file, line and nearest valid key, or the effective
+configuration. Unknown and duplicate keys are problems; so are YAML tags, merge keys (`<<`), a second document, and
+files larger than 1 MiB. Anchors and aliases work.
+"""
+
+_COMMANDS = """
+A command is one text, split into words by POSIX quoting rules; or a list of its words; or a mapping with the keys
+below, `run` or `shell` among them. What a command says itself goes over what its watch says; `env` and `limits` are
+merged. A single command's `user` is the watch's or the agent's own.
+"""
+
+_VARIABLES = """
+`{{ expression }}` is replaced in every word by itself (jinja2, in a narrow sandbox: no blocks, no globals, text
+methods and filters that keep text short). A name that a command cannot have is a problem. A value never becomes two
+words; a word that would begin with a rendered `-` is refused; a literal `{{` is written `{{ '{{' }}`. In `shell:`
+text there are no templates: the same values arrive in the environment, `play_uuid` as `JETWATCH_PLAY_UUID`,
+`outputs.KEY` as `JETWATCH_OUTPUTS_KEY`.
+"""
+
+_VALUES = """
+## Values
+
+- *Durations* are seconds (decimals allowed) or text with the units `ms`, `s`, `m`, `h`, `d`: `90s`, `1h30m`. None
+  is longer than 366 days.
+- *Sizes* are bytes or text: `K`, `M`, `G`, `T` and `KiB`, `MiB`, … are powers of 1,024; `KB`, `MB`, … of 1,000.
+- *Scalars* are read as text and understood by their key: `022` is an octal mask, `1.10` in `env` is `1.10`.
+- *Secrets* are the values of `env` whose names match `SECRET_NAME` in any case, URLs with a user part, and all values
+  of an `env_file`. They never reach the journal, a log line or a status.
+- *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`, a
+  `schedule` without `splay`, a `timezone` without `schedule`.
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the schema, or with `--reference` the page."""
+    sys.stdout.write(reference() if "--reference" in arguments else schema_text())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
