@@ -1,0 +1,300 @@
+"""A command template becomes argv by rules that no value can bend."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetwatch import words
+from jetwatch.errors import WordError
+
+VALUES = {
+    "path": "/tmp/a b",
+    "dash": "-rf",
+    "empty": "",
+    "none": None,
+    "nul": "a\0b",
+    "number": 7,
+    "wide": "\ud800",
+    "outputs": {"sha": "abc", "items": "three", "get": "got"},
+}
+
+SPLITS = [
+    ("/var/jetp/check.sh", ("/var/jetp/check.sh",)),
+    ("run {{ download_path }}/pb.yml", ("run", "{{ download_path }}/pb.yml")),
+    ("run {{download_path}}{{ revision }}", ("run", "{{download_path}}{{ revision }}")),
+    ("run '{{ a }} b'", ("run", "{{ a }} b")),
+    ('run "{{ a }}"', ("run", "{{ a }}")),
+    ("run {{ 'it}}s' ~ \"a b\" }} x", ("run", "{{ 'it}}s' ~ \"a b\" }}", "x")),
+    ("run {{ {'a': {'b': 1}}['a']['b'] }}", ("run", "{{ {'a': {'b': 1}}['a']['b'] }}")),
+    (r"run {{ 'a\'b}}' }}", ("run", r"{{ 'a\'b}}' }}")),
+    ("run a\\ b '' \"c d\"", ("run", "a b", "", "c d")),
+    ("run # no comment", ("run", "#", "no", "comment")),
+    ("run\na\tb", ("run", "a", "b")),
+    ("run {{ a }}}", ("run", "{{ a }}}")),
+]
+
+UNSPLITTABLE = [
+    ("", "empty"),
+    ("  \n", "empty"),
+    ("run 'x", "never closed"),
+    ('run "x', "never closed"),
+    ("run {{ x", "never closed"),
+    ("run {{ 'x }}", "never closed"),
+    ("run x\\", "backslash"),
+    ("run {% for a in b %}", "{%"),
+    ("run {# note #}", "{#"),
+    ("run '{'{{ a }}", "{"),
+    ("run '{''{' a", "{"),
+    ("run a\0b", "NUL"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SPLITS)
+def test_a_text_splits_into_words_with_expressions_kept_whole(text: str, expected: tuple[str, ...]) -> None:
+    """POSIX quoting makes the words; an expression is one piece of a word, whatever stands in it."""
+    assert words.split(text) == expected
+
+
+@pytest.mark.parametrize(("text", "reason"), UNSPLITTABLE)
+def test_a_text_that_is_no_command_is_refused_with_a_sentence(text: str, reason: str) -> None:
+    """What cannot be split says why."""
+    with pytest.raises(WordError, match=reason):
+        words.split(text)
+
+
+RENDERED = [
+    ("{{ path }}/pb.yml", "/tmp/a b/pb.yml"),
+    ("--x={{ dash }}", "--x=-rf"),
+    ("-{{ path }}", "-/tmp/a b"),
+    ("{{ empty }}", ""),
+    ("{{ none }}", ""),
+    ("{{ number }}", "7"),
+    ("{{ number * 2 + 1 }}", "15"),
+    ("{{ outputs.sha }}{{ outputs['sha'] }}", "abcabc"),
+    ("{{ outputs.items }} {{ outputs.get }}", "three got"),
+    ("{{ outputs.absent | default('-') }}x", WordError),
+    ("x{{ outputs.absent | default('-') }}", "x-"),
+    ("{{ path.split(' ')[1] | upper }}", "B"),
+    ("{{ path | replace('a b', 'c') }}", "/tmp/c"),
+    ("{{ path[:4] }}", "/tmp"),
+    ("{{ 'yes' if number > 3 else 'no' }}", "yes"),
+    ("{{ path | tojson }}", '"/tmp/a b"'),
+    ("{{ '{{' }}", "{{"),
+    ("plain", "plain"),
+]
+
+
+@pytest.mark.parametrize(("template", "expected"), [(t, e) for t, e in RENDERED if isinstance(e, str)])
+def test_a_word_is_rendered_by_itself(template: str, expected: str) -> None:
+    """Each expression gives its value as text; None gives nothing."""
+    assert words.render(("run", template), VALUES) == ("run", expected)
+
+
+REFUSED = [
+    ("{{ dash }}", "option"),
+    ("{{ empty }}{{ dash }}", "option"),
+    ("{{ empty }}-x", "option"),
+    ("{{ outputs.absent | default('-') }}x", "option"),
+    ("{{ nul }}", "NUL"),
+    ("{{ '\\0' }}", "NUL"),
+    ("{{ wide }}", "UTF-8"),
+    ("{{ nothing }}", "nothing"),
+    ("{{ path.nothing }}", "nothing"),
+    ("{{ nothing.at.all }}", "nothing"),
+    ("{{ outputs.absent }}", "outputs.absent"),
+    ("{{ outputs['absent'] }}", "outputs.absent"),
+    ("{{ outputs }}", "one part"),
+    ("{{ path.split }}", "one part"),
+    ("{{ path() }}", "callable"),
+    ("{{ 1 // 0 }}", "zero"),
+    ("{{ self }}", "one part"),
+]
+
+
+@pytest.mark.parametrize(("template", "reason"), REFUSED)
+def test_a_value_that_would_bend_the_command_is_refused(template: str, reason: str) -> None:
+    """Options, NUL, undefined names and things that are no text never reach argv."""
+    with pytest.raises(WordError, match=reason):
+        words.render(("run", template), VALUES)
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__ }}",
+    "{{ ''['__class__'] }}",
+    "{{ path | attr('__class__') }}",
+    "{{ ().__class__ }}",
+    "{{ self.__init__ }}",
+    "{{ '{0.__class__}'.format(path) }}",
+    "{{ cycler }}",
+    "{{ lipsum() }}",
+]
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+def test_an_expression_cannot_reach_the_program(template: str) -> None:
+    """No private attribute, no global, no formatting trick gets out of the sandbox."""
+    with pytest.raises(WordError):
+        words.render((template,), VALUES)
+
+
+RUNAWAYS = [
+    "{{ 'a' * 10**9 }}",
+    "{{ [1] * 10**9 }}",
+    "{{ 9**9**9 }}",
+    "{{ 2 ** 64 ** 64 }}",
+    "{{ range(10**9) | list }}",
+    "{{ 'a'.center(10**9) }}",
+    "{{ 'a' | center(10**9) }}",
+    "{{ '%999999999d' % 1 }}",
+    "{{ '%999999999d' | format(1) }}",
+    "{{ '{:999999999}'.format(1) }}",
+    "{{ 'a'.replace('', 'b' * 9) }}",
+    "{{ 5 | round(-1000000000) }}",
+    "{{ 'aaaaaaaa'" + " | replace('a', 'aaaaaaaa')" * 20 + " }}",
+    "{{ '\"'" + " | tojson" * 60 + " }}",
+    "{{ " + "(" * 480 + "1" + ")" * 480 + " }}",
+    "{{ " + "1 + " * 300 + "1 }}",
+    "{{ '" + "9" * 900 + "' | int * '" + "9" * 90 + "' | int }}",
+]
+
+
+@pytest.mark.parametrize("template", RUNAWAYS, ids=lambda template: template[:40])
+def test_an_expression_cannot_run_away(template: str) -> None:
+    """Whatever it multiplies, pads, nests or chains ends at once and in little memory."""
+    before = time.monotonic()
+    with pytest.raises(WordError):
+        words.render((template,), VALUES)
+    assert time.monotonic() - before < 5
+
+
+def test_a_word_longer_than_linux_takes_is_refused() -> None:
+    """131,071 bytes pass, one more does not, also when many pieces add up."""
+    longest = "x" * words.LONGEST_WORD_BYTES
+    assert words.render(("{{ v }}",), {"v": longest}) == (longest,)
+    for template, value in (("{{ v }}y", longest), ("{{ v }}" * 50, longest), ("{{ v }}", "ü" * 70_000)):
+        with pytest.raises(WordError, match="longer"):
+            words.render((template,), {"v": value})
+
+
+def test_names_are_the_variables_that_the_words_use() -> None:
+    """Every variable of every expression is named, `outputs` for `outputs.KEY`, even where it stands in a branch."""
+    templates = ("a", "{{ play_uuid }}/{{ outputs.sha }}", "{{ x if y else z | default(w) }}", "{{ loop }}")
+    assert words.names(templates) == {"play_uuid", "outputs", "x", "y", "z", "w", "loop"}
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ }}", "{{ a b }}", "{{ a | nosuch }}", "{{ a is nosuch }}", "{{- a }}", "{{ a -}}", "{{ a + }}"]
+)
+def test_an_expression_with_a_fault_is_refused_before_any_value_is_known(template: str) -> None:
+    """Names and syntax are looked at when the configuration is read."""
+    with pytest.raises(WordError):
+        words.names((template,))
+
+
+def test_variables_are_known_per_command() -> None:
+    """A check has six, a run's commands four more, a hook five more."""
+    of_runs = words.RUN_VARIABLES - words.CHECK_VARIABLES
+    of_hooks = words.HOOK_VARIABLES - words.RUN_VARIABLES
+    assert sorted(words.CHECK_VARIABLES) == [
+        "attempt",
+        "hostname",
+        "previous_revision",
+        "state_dir",
+        "trigger",
+        "watch",
+    ]
+    assert sorted(of_runs) == ["download_path", "outputs", "play_uuid", "revision"]
+    assert sorted(of_hooks) == ["duration", "exit_code", "failed_step", "outcome", "output_path"]
+
+
+def test_the_same_values_come_as_environment() -> None:
+    """`play_uuid` is JETWATCH_PLAY_UUID, `outputs.sha` is JETWATCH_OUTPUTS_SHA; None is empty, NUL refused."""
+    values = {"play_uuid": "1-2", "exit_code": None, "attempt": 3, "outputs": {"sha": "abc"}}
+    assert words.as_environment(values) == {
+        "JETWATCH_PLAY_UUID": "1-2",
+        "JETWATCH_EXIT_CODE": "",
+        "JETWATCH_ATTEMPT": "3",
+        "JETWATCH_OUTPUTS_SHA": "abc",
+    }
+    with pytest.raises(WordError, match="JETWATCH_REVISION"):
+        words.as_environment({"revision": "a\0"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("a && b", "&&"),
+        ("a | b", "|"),
+        ("a > /tmp/x", ">"),
+        ("ls *", "*"),
+        ("a; b", ";"),
+        ("a $(b)", "$("),
+        ("a $HOME", "$HOME"),
+        ('a "$HOME"', "$HOME"),
+        ("a `b`", "`"),
+        ("a 'b && c'", None),
+        ("a '$HOME'", None),
+        ('a "b | c"', None),
+        ("a \\* b", None),
+        ("a {{ b | lower }}", None),
+        ('a "it\'s" | b', "|"),
+        ("a b=c,d", None),
+    ],
+)
+def test_a_command_that_looks_like_shell_is_told_from_one_that_quotes(text: str, sign: str | None) -> None:
+    """Only what a shell would act on counts."""
+    assert words.shell_sign(text) == sign
+
+
+def test_jinja2_is_imported_only_for_templates() -> None:
+    """A configuration without `{{` pays nothing for the template library."""
+    program = (
+        "import sys; from jetwatch import words; words.render(words.split('a b'), {}); words.names(['a']);"
+        "sys.exit('jinja2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+HOSTILE = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
+    ["a b", "'", '"', "\\", "$(id)", "`id`", "; rm", "{{ 1 }}", "{% x %}", "}}", "\n", "--", "-", "*", "#", "\t", "é"]
+)
+
+
+@given(value=HOSTILE)
+def test_a_value_never_changes_the_number_of_words(value: str) -> None:
+    """Whatever the value, argv has the words of the template, all others as they were, this one byte for byte."""
+    template = words.split("run --opt={{ v }} 'a b' x{{ v }}y {{ v }} end")
+    try:
+        argv = words.render(template, {"v": value})
+    except WordError:
+        assert "\0" in value or value.startswith("-")
+    else:
+        assert argv == ("run", f"--opt={value}", "a b", f"x{value}y", value, "end")
+
+
+@given(
+    parts=st.lists(st.sampled_from(["a", " ", "'", '"', "\\", "{{", "}}", "{", "}", "{{ v }}", "#", "\n"]), max_size=12)
+)
+def test_every_text_either_splits_or_says_why(parts: list[str]) -> None:
+    """Splitting ends in words that render, or in a WordError, never in anything else."""
+    with contextlib.suppress(WordError):
+        template = words.split("".join(parts))
+        assert len(words.render(template, {"v": "x", "a": "y"})) == len(template)
+
+
+def test_argv_arrives_byte_exact_at_a_real_process() -> None:
+    """What was rendered is what the kernel hands over."""
+    value = "a b\n'\"$(id)`id`*\\ é \udcff"
+    argv = words.render(
+        ("{{ program }}", "-c", "import os,sys; os.write(1, os.fsencode(sys.argv[1]))", "{{ v }}"),
+        {"program": sys.executable, "v": value},
+    )
+    arrived = subprocess.run(argv, check=True, capture_output=True).stdout
+    assert arrived == value.encode("utf-8", "surrogateescape")
