@@ -7,6 +7,7 @@ What a watch says for all its commands is handed down; what a command says itsel
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,8 +121,7 @@ class Words(Kind):
             return None
         for name in sorted(used - self.slot.variables):
             notes.problem(node, self._no_such_name(name))
-        if templates and any(":" in user for word in templates for user in URL_USER.findall(word)):
-            notes.warning(node, "a password in a command can be read by every user of this machine; put it into `env`")
+        _warn_of_password(node, templates or (), notes)
         return templates
 
     def _templates(self, node: Node, notes: Notes) -> tuple[str, ...] | None:
@@ -152,6 +152,11 @@ class Words(Kind):
         return {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": word, "minItems": 1}]}
 
 
+def _warn_of_password(node: Node, texts: Iterable[str], notes: Notes) -> None:
+    if any(":" in user for text in texts for user in URL_USER.findall(text)):
+        notes.warning(node, "a password in a command can be read by every user of this machine; put it into `env`")
+
+
 class Shell(Kind):
     """Text for `/bin/sh -c`: no template, so that no value is ever read as shell."""
 
@@ -166,6 +171,7 @@ class Shell(Kind):
             example = '`"$JETWATCH_DOWNLOAD_PATH"`'
             notes.problem(node, f"no template in shell text: the values arrive in the environment, such as {example}")
             return None
+        _warn_of_password(node, (node.text,), notes)
         return node.text
 
     def schema(self) -> dict[str, Any]:

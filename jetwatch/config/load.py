@@ -77,12 +77,12 @@ def _own_name() -> str:
 
 
 def _files(path: Path, notes: Notes) -> list[Path]:
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         files = sorted(file for file in path.iterdir() if file.name.endswith(".yml") and not file.name.startswith("."))
     except OSError as error:
-        notes.add(Problem(str(path), 1, "", f"the directory cannot be read: {error.strerror}"))
+        notes.add(Problem(str(path), 1, "", f"cannot be read: {error.strerror}"))
         return []
     if not files:
         notes.add(Problem(str(path), 1, "", "the directory has no *.yml file"))

@@ -158,17 +158,26 @@ def read(path: Path, notes: Notes) -> Mapping:
 def _bytes(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
+        try:
+            content = _at_most(descriptor, LARGEST_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _refused(str(path), 1, f"cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _refused(str(path), 1, "expected a regular file; this is a directory, a device, a pipe or a socket")
-        try:
-            content = stream.read(LARGEST_FILE_BYTES + 1)
-        except OSError as error:
-            raise _refused(str(path), 1, f"cannot be read: {error.strerror}") from error
+    if content is None:
+        raise _refused(str(path), 1, "expected a regular file; this is a directory, a device, a pipe or a socket")
     if len(content) > LARGEST_FILE_BYTES:
         raise _refused(str(path), 1, f"larger than {LARGEST_FILE_BYTES} bytes, which no configuration needs to be")
+    return content
+
+
+def _at_most(descriptor: int, size: int) -> bytes | None:
+    """The first bytes of a regular file, None when it is none."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return None
+    content = b""
+    while len(content) < size and (part := os.read(descriptor, size - len(content))):
+        content += part
     return content
 
 

@@ -19,6 +19,8 @@ from jetwatch.config.commands import CHECK, PLAY, SECRET_NAME, CommandKind, comm
 from jetwatch.config.keys import AGENT_KEYS, NAME_PATTERN, WATCH_KEYS
 from jetwatch.config.tables import Either, Key, Table
 
+_ONE_NAME_TWICE = {"required": ["jet_command", "play_command"]}
+
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of watch.yml, either form."""
@@ -51,6 +53,7 @@ def schema() -> dict[str, Any]:
             {"required": ["play_command"]},
             {"propertyNames": {"enum": sorted(agent)}},
         ],
+        "not": _ONE_NAME_TWICE,
         "$defs": {
             "watch": _watch(by_name),
             "check": CommandKind(CHECK).schema(),
@@ -65,7 +68,7 @@ def _watch(by_name: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "not": {"required": ["jet_command", "play_command"]},
+        "not": _ONE_NAME_TWICE,
     }
 
 
