@@ -1,0 +1,150 @@
+"""`jetp`: the table of commands, each loaded when it is called, and what every command leaves with.
+
+`jetp --help` loads nothing but click. Errors on purpose become one sentence and their exit code; anything else is a
+defect, said in one sentence, with the traceback when JETWATCH_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+
+from jetwatch.errors import ConfigError, JetwatchError
+
+_INTERNAL = 70
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141  # what a shell sees of a program that SIGPIPE ended
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "watch": ("jetwatch.cli.watch:watch", "Run the agent in the foreground."),
+    "check-config": ("jetwatch.cli.config:check_config", "Validate a configuration and print it in full."),
+    "schema": ("jetwatch.cli.config:schema", "Print the JSON Schema of watch.yml, or of the log."),
+    "status": ("jetwatch.cli.reading:status", "What is: the agent and every watch."),
+    "runs": ("jetwatch.cli.reading:runs", "What was: the newest runs."),
+    "show": ("jetwatch.cli.reading:show", "One run in full."),
+    "logs": ("jetwatch.cli.reading:logs", "The output of a run."),
+    "why": ("jetwatch.cli.reading:why", "The last decision and the next, and what stands in the way."),
+    "trigger": ("jetwatch.cli.verbs:trigger", "Check now."),
+    "cancel": ("jetwatch.cli.verbs:cancel", "End a run."),
+    "clear": ("jetwatch.cli.verbs:clear", "Forget backoff, quarantine and hold."),
+    "suspend": ("jetwatch.cli.verbs:suspend", "No new runs for now."),
+    "resume": ("jetwatch.cli.verbs:resume", "Allow new runs again."),
+    "local": ("jetwatch.cli.local:local", "Apply a playbook to this machine."),
+    "version": ("jetwatch.cli.version:version", "Print the version."),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name, each imported when it is called; help is printed from the table alone."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """Every name, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with the nearest name for one that does not exist."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """One line per command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.invoke(importlib.import_module("jetwatch.cli.version").version)
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+def jetp() -> None:
+    """A pull agent: check, download, apply, tell, and never lose a run.
+
+    Start with `jetp watch --watch-config watch.yml`, then look with `jetp status` and `jetp why`.
+    """
+
+
+def main() -> NoReturn:
+    """The program `jetp`. Leaves with the exit codes of the reference page."""
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        code = _BROKEN_PIPE
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        result: Any = jetp.main(prog_name="jetp", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except JetwatchError as error:
+        _complain(error)
+        return error.exit_code
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the top of the program: a defect is said, in one sentence
+        return _defect(error)
+    return result if isinstance(result, int) else 0
+
+
+def _complain(error: JetwatchError) -> None:
+    """The error's sentence on standard error; the problems of a configuration one per line, as compilers do it."""
+    prefix = "" if isinstance(error, ConfigError) else "jetp: "
+    print(f"{prefix}{error}", file=sys.stderr)
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get("JETWATCH_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+    said = " ".join(str(error).split())
+    print(
+        f"jetp: internal error: {type(error).__name__}: {said:.200}. JETWATCH_DEBUG=1 shows where; please report it",
+        file=sys.stderr,
+    )
+    return _INTERNAL
+
+
+def _forget_output() -> None:
+    """Nobody reads any more: let the interpreter's own last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

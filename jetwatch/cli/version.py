@@ -1,0 +1,66 @@
+"""`jetp version`: what is installed here."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+
+import click
+
+PACKAGE = "jetwatch"
+
+
+@click.command("version")
+@click.option("--json", "as_json", is_flag=True, help="With Python, platform and the versions of the libraries.")
+def version(as_json: bool = False) -> None:
+    """Print the version."""
+    if as_json:
+        print(json.dumps(_everything(), indent=2))
+    else:
+        print(f"{PACKAGE} {installed_version()}")
+
+
+def installed_version() -> str:
+    """The version of jetwatch that runs; `unknown` in a source tree that was never installed."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _everything() -> dict[str, object]:
+    return {
+        "version": installed_version(),
+        "python": platform.python_version(),
+        "python_implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "dependencies": _dependencies(),
+    }
+
+
+def _dependencies() -> dict[str, str | None]:
+    """Every library that is asked for, extras among them, with its version; None: not installed."""
+    try:
+        wanted = metadata.requires(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        wanted = []
+    found: dict[str, str | None] = {}
+    for requirement in wanted:
+        if "extra == 'dev'" in requirement or 'extra == "dev"' in requirement:
+            continue
+        name = _name_of(requirement)
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return dict(sorted(found.items()))
+
+
+def _name_of(requirement: str) -> str:
+    """`boto3` of `boto3>=1.34; extra == 's3'`."""
+    for index, char in enumerate(requirement):
+        if not (char.isalnum() or char in "-_."):
+            return requirement[:index]
+    return requirement
