@@ -176,8 +176,13 @@ def seaweedfs() -> Iterator[S3Server]:
         keys = {"accessKey": server.access_key, "secretKey": server.secret_key}
         identity = {"name": "test", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        with running(seaweedfs_argv(weed, directory, ports), directory, {}, lambda: has_bucket(server)):
-            yield
+        try:
+            with running(seaweedfs_argv(weed, directory, ports), directory, {}, lambda: has_bucket(server)):
+                yield
+        finally:
+            for port in ports:  # it names some sockets by port, always in /tmp, and can leave them there
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    left.unlink(missing_ok=True)
 
     with started("seaweedfs", 10, start) as server:
         yield server

@@ -1,0 +1,54 @@
+# One command each. Everything goes into .venv; nothing else on the machine is touched.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
+.DEFAULT_GOAL := help
+
+.PHONY: help dev demo test test-fast lint types clean
+
+help: ## list what there is
+	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+dev: .venv/dev-installed ## make .venv with everything that development needs
+
+demo: .venv/demo-installed ## show the agent at work on real content, and clean up
+	@$(BIN)/python contrib/demo/run.py
+
+test: dev ## all tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-fast: dev ## the tests that take no time
+	$(BIN)/python -m pytest tests/unit -m "not slow"
+
+lint: dev ## style, format, and which room may import which
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: dev ## mypy, strict
+	$(BIN)/mypy
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "jetwatch needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+.venv/demo-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing jetwatch and what the demo needs into .venv (a few minutes the first time)"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+# The development environment holds all of the demo's.
+.venv/dev-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing jetwatch and its tools into .venv (a few minutes the first time)"
+	@$(PIP) --editable '.[dev]'
+	@touch .venv/demo-installed $@
