@@ -155,6 +155,7 @@ def _refusal(source: str, error: BaseException) -> WordError:
     return WordError(f"`{{{{ {shown if len(shown) <= 80 else shown[:77] + '...'} }}}}`: {reason}")
 
 
+@lru_cache(maxsize=1024)
 def names(source: str) -> frozenset[str]:
     """The variables that the expression `source` uses. Raises WordError when it is no expression."""
     _compiled(source)

@@ -14,8 +14,9 @@ from typing import Any
 
 from jetwatch import words
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
-from jetwatch.config.scalars import Duration, Integer, Kind, Location, Mask, Text
+from jetwatch.config.scalars import Integer, Kind, Location, Mask, Text
 from jetwatch.config.tables import Key, OneOrMany, Pairs, object_schema, read_keys
+from jetwatch.config.times import Duration
 from jetwatch.errors import WordError
 from jetwatch.records import Command
 

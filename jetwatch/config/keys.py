@@ -23,20 +23,9 @@ from jetwatch.config.model import (
     StopMode,
     WatchSettings,
 )
-from jetwatch.config.scalars import (
-    Boolean,
-    Choice,
-    Duration,
-    Integer,
-    Jitter,
-    Location,
-    Number,
-    Schedule,
-    Size,
-    Text,
-    Zone,
-)
+from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Number, Size, Text
 from jetwatch.config.tables import Either, Key, Table
+from jetwatch.config.times import Duration, Jitter, Schedule, Zone
 from jetwatch.records import Command
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"

@@ -237,7 +237,7 @@ def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes:
         notes.warning(
             mapping.entries["schedule"], "without `splay` every machine with this file starts at the same moment"
         )
-    if "timezone" in given and "schedule" not in given:
+    if "timezone" in given and "schedule" not in given and not mapping.entries["timezone"].path.startswith("defaults."):
         notes.warning(mapping.entries["timezone"], "`timezone` means nothing without `schedule`")
 
 
@@ -275,15 +275,21 @@ def _watch(
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
     )
-    return dataclasses.replace(watch, digest=digest(watch))
+    return dataclasses.replace(watch, digest=_digest(dataclasses.asdict(watch)))
 
 
 def _settings(found: _Found) -> Settings:
     settings = Settings(watches=found.watches, **found.agent)
-    return dataclasses.replace(settings, digest=digest(settings))
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    digests = {name: watch.digest for name, watch in found.watches.items()}
+    return dataclasses.replace(settings, digest=_digest(values | {"watches": digests}))
 
 
-def digest(record: WatchSettings | Settings) -> str:
-    """SHA-256 of everything in the record, secrets included, as hex: equal if and only if nothing changed."""
-    text = json.dumps(dataclasses.asdict(record), sort_keys=True, default=str, ensure_ascii=True)
+def _digest(values: dict[str, Any]) -> str:
+    """SHA-256 of the values as hex, whatever the order of their keys: equal if and only if nothing changed."""
+    text = json.dumps(values, sort_keys=True, default=_as_plain)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -7,6 +7,7 @@ in words. Owns the reading half of pyyaml.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import re
@@ -83,11 +84,11 @@ class Notes:
 
     def add(self, problem: Problem) -> None:
         """Note a problem that has its place already."""
-        self._problems[problem] = None
+        self._problems[_on_one_line(problem)] = None
 
     def warning(self, node: Node, message: str) -> None:
         """Note something that works, and may not be meant."""
-        self._warnings[Problem(node.file, node.line, node.path, message)] = None
+        self._warnings[_on_one_line(Problem(node.file, node.line, node.path, message))] = None
 
     def expected(self, node: Node, what: str) -> None:
         """Note that something else stands where `what` should."""
@@ -111,6 +112,15 @@ class Notes:
         return _in_order(self._warnings)
 
 
+def _on_one_line(problem: Problem) -> Problem:
+    """The problem without control characters: a value of the file cannot break a line of a report, or forge one."""
+    return dataclasses.replace(problem, message=_printable(problem.message))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def _in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(problems, key=lambda problem: (problem.file, problem.line)))
 
@@ -130,7 +140,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def quoted(text: str, mark: str = "`") -> str:
     """Text of a stranger within a sentence: short, on one line, without control characters."""
     shown = text if len(text) <= 60 else text[:57] + "..."
-    return mark + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown) + mark
+    return mark + _printable(shown) + mark
 
 
 def described(node: Node) -> str:

@@ -1,4 +1,4 @@
-"""What the text of a value means: durations, sizes, masks, names, schedules, each with its bounds.
+"""What the text of a value means: sizes, numbers, masks, words, paths, each with its bounds (times: `times.py`).
 
 A kind reads text into a value, says in words what it expects, writes a value back as watch.yml would hold it, and gives
 its own JSON Schema: so loader, printed configuration, schema and reference page cannot disagree.
@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from jetwatch.config.nodes import Node, Notes, Scalar
 
-YEAR_S = 366 * 86_400.0
-"""Upper bound of every duration: longer ones are slips of a unit."""
+NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
+"""A decimal number as watch.yml writes it: no sign, no exponent."""
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern} ?)+")
-_NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
 _SIZE_UNITS = {"": 1, "b": 1} | {
     prefix + suffix: base**power
@@ -34,8 +28,10 @@ _SIZE_UNITS = {"": 1, "b": 1} | {
 class Kind:
     """How the value of a key is read, shown and described."""
 
-    what = "a value"
-    """What is expected, as the end of a sentence."""
+    @property
+    def what(self) -> str:
+        """What is expected, as the end of a sentence, bounds included."""
+        raise NotImplementedError
 
     def read(self, node: Node, notes: Notes) -> Any:
         """The value of `node`, or None with the reason noted."""
@@ -75,93 +71,6 @@ class Plain(Kind):
 
 
 @dataclass(frozen=True)
-class Duration(Plain):
-    """Seconds as float, from a number or text such as `1h30m`."""
-
-    least_s: float = 0.0
-    most_s: float = YEAR_S
-
-    @property
-    def what(self) -> str:  # type: ignore[override]
-        """With the bounds."""
-        return f"seconds or a duration such as `90s` or `1h30m`, {clock(self.least_s)} to {clock(self.most_s)}"
-
-    def parse(self, text: str) -> float:
-        """Units ms, s, m, h, d; several add up."""
-        seconds = duration_s(text)
-        if not self.least_s <= seconds <= self.most_s:
-            raise ValueError
-        return seconds
-
-    def write(self, value: float) -> str:
-        """Such as `1h30m`."""
-        return clock(value)
-
-    def show(self, value: float) -> int | float:
-        """Seconds, whole where they are."""
-        return int(value) if value == int(value) else value
-
-    def schema(self) -> dict[str, Any]:
-        """A number of seconds or a text."""
-        number = {"type": "number", "minimum": self.least_s, "maximum": self.most_s}
-        return {"anyOf": [number, {"type": "string", "pattern": f"^({_NUMBER.pattern}|{_DURATION.pattern})$"}]}
-
-
-def duration_s(text: str) -> float:
-    """Seconds in text such as `200`, `0.5`, `90s`, `1h30m`. Raises ValueError."""
-    stripped = text.strip()
-    if _NUMBER.fullmatch(stripped):
-        return float(stripped)
-    if len(stripped) > 100 or not _DURATION.fullmatch(stripped):
-        raise ValueError
-    return sum(float(amount) * _UNITS_S[unit] for amount, unit in _DURATION_PART.findall(stripped))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as text that `duration_s` reads back to the same number: `1h30m`, `2d`, `0.5s`."""
-    if seconds != int(seconds) or seconds == 0:
-        return f"{seconds:.15f}".rstrip("0").rstrip(".") + "s"
-    if seconds < 600 and seconds % 60:  # `200s` is what a person writes, not `3m20s`
-        return f"{int(seconds)}s"
-    rest = int(seconds)
-    parts = []
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, length)
-        parts.append(f"{count}{unit}" if count else "")
-    return "".join(parts)
-
-
-@dataclass(frozen=True)
-class Jitter(Plain):
-    """`(seconds, fraction)`, one of them 0: a duration, or per cent of the interval."""
-
-    what = "a duration such as `30s`, or a share of the interval from `0%` to `100%`"
-
-    def parse(self, text: str) -> tuple[float, float]:
-        """`10%` is a fraction of 0.1."""
-        stripped = text.strip()
-        if not stripped.endswith("%"):
-            return Duration().parse(stripped), 0.0
-        share = stripped[:-1].strip()
-        if not _NUMBER.fullmatch(share) or float(share) > 100:
-            raise ValueError
-        return 0.0, float(share) / 100
-
-    def show(self, value: tuple[float, float]) -> int | float | str:
-        """As it would be written."""
-        seconds, fraction = value
-        return f"{fraction * 100:.12g}%" if fraction else Duration().show(seconds)
-
-    def write(self, value: tuple[float, float]) -> str:
-        """With a unit."""
-        return str(self.show(value)) if value[1] else Duration().write(value[0])
-
-    def schema(self) -> dict[str, Any]:
-        """A duration or per cent."""
-        return {"anyOf": [Duration().schema(), {"type": "string", "pattern": f"^{_NUMBER.pattern} ?%$"}]}
-
-
-@dataclass(frozen=True)
 class Size(Plain):
     """Bytes, from a number or text such as `16MiB`. `K`, `M`, `G`, `T` are powers of 1,024, `KB` … of 1,000."""
 
@@ -169,7 +78,7 @@ class Size(Plain):
     most: int = 2**60
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """With the lower bound, where there is one."""
         bound = f", at least {self.least} bytes" if self.least else ""
         return f"bytes or a size such as `64MiB` or `1G`{bound}"
@@ -209,7 +118,7 @@ class Integer(Plain):
     word_value: int = -1
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """With the bounds."""
         return f"a whole number, {self.least} to {self.most}" + (f", or `{self.word}`" if self.word else "")
 
@@ -240,13 +149,13 @@ class Number(Plain):
     most: float
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """With the bounds."""
         return f"a number, {self.least:g} to {self.most:g}"
 
     def parse(self, text: str) -> float:
         """Digits with an optional decimal point."""
-        if not _NUMBER.fullmatch(text.strip()) or not self.least <= float(text) <= self.most:
+        if not NUMBER.fullmatch(text.strip()) or not self.least <= float(text) <= self.most:
             raise ValueError
         return float(text)
 
@@ -306,7 +215,7 @@ class Choice(Plain):
     words: type[StrEnum]
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """With the words."""
         return "one of " + ", ".join(f"`{word}`" for word in self.words)
 
@@ -328,10 +237,15 @@ class Choice(Plain):
 
 @dataclass(frozen=True)
 class Text(Plain):
-    """Text that matches `pattern` as a whole."""
+    """Text that matches `pattern` as a whole. `meaning` says what it is."""
 
-    what: str
+    meaning: str
     pattern: str = r"(?s).+"
+
+    @property
+    def what(self) -> str:
+        """The meaning."""
+        return self.meaning
 
     def parse(self, text: str) -> str:
         """The text as it stands."""
@@ -368,50 +282,3 @@ class Location(Kind):
     def schema(self) -> dict[str, Any]:
         """Text."""
         return {"type": "string", "minLength": 1}
-
-
-@dataclass(frozen=True)
-class Schedule(Plain):
-    """A crontab(5) expression: five fields, or a word such as `@daily`."""
-
-    what = "a crontab(5) expression of five fields such as `0 3 * * *`, or `@hourly`, `@daily`, `@weekly`, `@monthly`"
-
-    def parse(self, text: str) -> str:
-        """The expression as it stands, sure to fire some day."""
-        expression = text.strip()
-        if expression.lower() in {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}:
-            return expression.lower()
-        if len(expression.split()) != 5:  # cronsim takes a sixth field, for seconds
-            raise ValueError
-        from cronsim import CronSim, CronSimError
-
-        try:
-            next(CronSim(expression, datetime(2024, 1, 1)))  # noqa: DTZ001  # any day will do: does it ever fire?
-        except CronSimError as error:
-            raise ValueError(str(error)) from error
-        except StopIteration:
-            raise ValueError("it never fires") from None
-        return expression
-
-    def schema(self) -> dict[str, Any]:
-        """Text."""
-        return {"type": "string"}
-
-
-@dataclass(frozen=True)
-class Zone(Plain):
-    """A time zone of the system's database."""
-
-    what = "a time zone such as `Europe/Berlin` or `UTC`"
-
-    def parse(self, text: str) -> str:
-        """The name, sure to be known on this machine."""
-        try:
-            ZoneInfo(text)
-        except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a LookupError
-            raise ValueError("this machine does not know it") from None
-        return text
-
-    def schema(self) -> dict[str, Any]:
-        """Text."""
-        return {"type": "string"}

@@ -133,13 +133,19 @@ def _row(key: Key) -> str:
 
 
 def _variables() -> str:
-    groups = (
-        ("every command", words.CHECK_VARIABLES),
-        ("commands of a run: download, play, hooks", words.RUN_VARIABLES - words.CHECK_VARIABLES),
-        ("hooks", words.HOOK_VARIABLES - words.RUN_VARIABLES),
+    known = [("every command", words.CHECK_VARIABLES), ("a run", words.RUN_VARIABLES), ("hooks", words.HOOK_VARIABLES)]
+    rows = [
+        f"| `{name}` | {meaning} | {next(who for who, names in known if name in names)} |"
+        for name, meaning in _MEANINGS.items()
+    ]
+    extra = [f"| `{name}` | {meaning} |" for name, meaning in _ENVIRONMENT_ONLY.items()]
+    return "\n".join(
+        [
+            *("| name | meaning | known in |", "| --- | --- | --- |", *rows),
+            *("", "Besides, in the environment only:", ""),
+            *("| name | meaning |", "| --- | --- |", *extra),
+        ]
     )
-    rows = [f"| {who} | {', '.join(f'`{name}`' for name in sorted(names))} |" for who, names in groups]
-    return "\n".join(["| in | names |", "| --- | --- |", *rows])
 
 
 def _refused(keys: Iterable[Key]) -> str:
@@ -219,6 +225,31 @@ _VALUES = """
 - *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`, a
   `schedule` without `splay`, a `timezone` without `schedule`.
 """
+
+
+_MEANINGS = {
+    "watch": "the watch's name",
+    "hostname": "the machine's name",
+    "state_dir": "the agent's state directory",
+    "previous_revision": "the revision of the newest run that ended ok",
+    "attempt": "which attempt this is, from 1",
+    "trigger": "what made it due: `check`, `schedule`, `manual`, `retry` or `reapply`",
+    "play_uuid": "the run's id, a random GUID",
+    "download_path": "the run's own directory, fresh and empty, mode 0700",
+    "revision": "the run's revision: what the check wrote as `revision=`",
+    "outputs": "`outputs.KEY`: what the check wrote as `KEY=`",
+    "outcome": "`ok`, `failed`, `timeout`, `cancelled` or `lost`",
+    "exit_code": "of the command that ended the run; 128 + n for signal n",
+    "failed_step": "the step that did not end well, such as `download`",
+    "duration": "how long the run took, in seconds",
+    "output_path": "the file with the output of the run",
+}
+_ENVIRONMENT_ONLY = {
+    "JETWATCH_APPLIED_REVISION": "the revision of the newest run whose play began, if that run ended ok, else empty",
+    "JETWATCH_LAST_OK_REVISION": "the revision of the newest run that ended ok",
+    "JETWATCH_OUTPUT": "a file for `key=value` lines (UTF-8, at most 64 KiB, 256 keys `[a-z][a-z0-9_]*`)",
+    "JETWATCH_DELIVERY": "in hooks: which try this is, from 1",
+}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -141,7 +141,7 @@ class Either(Kind):
     narrow: Callable[[Any], Any]
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """Both forms."""
         keys = ", ".join(f"`{key.name}`" for key in self.table.keys)
         return f"{self.short.what}, or a mapping with {keys}"
@@ -221,7 +221,7 @@ class Pairs(Kind):
 
     def schema(self) -> dict[str, Any]:
         """An object with such names."""
-        values = self.kind.schema()
+        values = {"type": ["string", "number", "boolean", "null"]} if self.verbatim else self.kind.schema()
         if self.known:
             return {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(self.known, values)}
         return {"type": "object", "propertyNames": {"pattern": f"^{self.names}$"}, "additionalProperties": values}
@@ -234,7 +234,7 @@ class OneOrMany(Kind):
     kind: Kind
 
     @property
-    def what(self) -> str:  # type: ignore[override]
+    def what(self) -> str:
         """Both forms."""
         return f"{self.kind.what}, or a list of such"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jetwatch.config.commands import is_secret
 from jetwatch.config.load import load
 from jetwatch.config.model import LogFormat, Phase, Retry, Settings, StopMode, WatchSettings
-from jetwatch.config.scalars import clock, duration_s
+from jetwatch.config.times import clock, duration_s
 from jetwatch.errors import ConfigError, Problem
 
 SEED = """\
@@ -475,6 +475,14 @@ def test_aliases_work_within_bounds(write: Write) -> None:
     assert time.monotonic() - before < 2
 
 
+def test_no_value_breaks_a_line_of_the_report(write: Write) -> None:
+    """A problem is one line, whatever stands in the file."""
+    path = write(LEAST + 'on_ok: ["{% \\n x.yml:1: forged"]\n"a\\nb": 1\nsplay: "a\\u2028b\\e[1m"\n')
+    problems = problems_of(path)
+    assert len(problems) == 3
+    assert all(str(problem).isprintable() for problem in problems)
+
+
 def test_a_fault_in_the_defaults_is_told_once(write: Write) -> None:
     """However many watches inherit it, or override it."""
     text = "defaults: {splay: x}\nwatches:\n" + "".join(
@@ -504,6 +512,12 @@ def test_what_works_but_is_hardly_meant_is_a_warning(write: Write, lines: str, s
     assert settings.watches
     assert [warning.line for warning in warnings] == [3]
     assert says in warnings[0].message
+
+
+def test_a_time_zone_for_all_watches_is_no_warning(write: Write) -> None:
+    """Watches without a schedule do not mind it."""
+    text = "defaults: {timezone: UTC}\nwatches: {a: {check_command: a, jet_command: b}}\n"
+    assert load(write(text))[1] == ()
 
 
 def test_a_schedule_without_splay_is_a_warning(write: Write) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from jetwatch import words
 from jetwatch.cli.config import check_config
 from jetwatch.cli.config import schema as schema_command
 from jetwatch.config.effective import as_data, as_text
@@ -125,6 +126,12 @@ def test_the_reference_page_has_every_key() -> None:
     page = reference()
     names = [name for key in (*WATCH_KEYS, *AGENT_KEYS) for name in (key.name, *key.aliases)]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_the_reference_page_has_every_variable() -> None:
+    """What a template can name has its meaning there."""
+    page = reference()
+    assert [name for name in words.HOOK_VARIABLES if f"| `{name}` |" not in page] == []
 
 
 def test_the_examples_of_the_reference_page_load(tmp_path: Path) -> None:
