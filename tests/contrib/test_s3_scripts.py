@@ -244,6 +244,23 @@ def test_a_download_is_the_whole_tree(publisher: Publisher, tmp_path: Path) -> N
     assert files_below(directory) == TREE
 
 
+def test_an_object_that_was_uploaded_in_parts_is_fetched(publisher: Publisher, tmp_path: Path) -> None:
+    """Its ETag is no digest of its bytes, and still names exactly this object."""
+    part = b"0123456789abcdef" * (5 << 16)  # the least that a part may have: 5 MiB
+    where = {"Bucket": publisher.bucket, "Key": publisher.prefix + "large"}
+    upload = publisher.client.create_multipart_upload(**where)["UploadId"]
+    tags = [
+        publisher.client.upload_part(**where, UploadId=upload, PartNumber=number, Body=body)["ETag"]
+        for number, body in ((1, part), (2, b"the end"))
+    ]
+    parts = {"Parts": [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]}
+    publisher.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
+    revision = publisher.check().outputs["revision"]
+    ended = publisher.download(tmp_path / "site", revision=revision)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert (tmp_path / "site" / "large").read_bytes() == part + b"the end"
+
+
 def test_a_download_follows_the_umask(publisher: Publisher, tmp_path: Path) -> None:
     """Files are made as any program would make them."""
     publisher.put(TREE)
@@ -404,6 +421,20 @@ def test_every_key_that_will_not_do_is_named_at_once(
     assert "'../a'" in ended.stderr
     assert "'/b'" in ended.stderr
     assert "good" not in ended.stderr
+
+
+def test_a_name_that_the_file_system_does_not_take_is_an_error(
+    odd_server: type[OddServer], scripts: Scripts, tmp_path: Path
+) -> None:
+    """A failure to write is told in one line, like one to read, and the directory is empty again."""
+    name = "x" * 300
+    odd_server.listing = {"site/a": 1, f"site/{name}": 1}
+    odd_server.bodies = {"/content/site/a": b"1", f"/content/site/{name}": b"1"}
+    ended = scripts.run("download-s3", "s3://content/site/", tmp_path / "site")
+    assert ended.exit_code == 3
+    assert "File name too long" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert list((tmp_path / "site").iterdir()) == []
 
 
 def test_a_body_of_another_size_than_listed_is_refused(
