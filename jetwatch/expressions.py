@@ -21,7 +21,10 @@ from jinja2.sandbox import SandboxedEnvironment
 from jetwatch.errors import WordError
 
 LONGEST_EXPRESSION = 1_000
-"""Characters between `{{` and `}}`: room for any sensible one, too short to nest so deep that a parser overflows."""
+"""Characters between `{{` and `}}`: room for any sensible one."""
+
+DEEPEST_EXPRESSION = 40
+"""Levels of a syntax tree: Python takes seconds to refuse the code of one that is some hundred levels deep."""
 
 LONGEST_TEXT = 131_072
 """Characters that a filter takes: Linux takes no longer argument (MAX_ARG_STRLEN), so longer text has no use."""
@@ -144,9 +147,21 @@ def _compiled(source: str) -> TemplateExpression:
     if source.startswith("-") or source.endswith("-"):
         raise WordError(f"write `{{{{ {source.strip('- ')} }}}}`: `{{{{-` and `-}}}}` have no meaning here")
     try:
+        _refuse_deep(_parsed(source))
         return _sandbox().compile_expression(source, undefined_to_none=False)
     except _FAILURES as error:
         raise _refusal(source, error) from error
+
+
+def _parsed(source: str) -> nodes.Template:
+    return _sandbox().parse("{{ " + source + " }}")
+
+
+def _refuse_deep(node: nodes.Node, depth: int = 0) -> None:
+    if depth > DEEPEST_EXPRESSION:
+        raise ValueError("the expression is nested too deep")
+    for child in node.iter_child_nodes():
+        _refuse_deep(child, depth + 1)
 
 
 def _refusal(source: str, error: BaseException) -> WordError:
@@ -159,8 +174,7 @@ def _refusal(source: str, error: BaseException) -> WordError:
 def names(source: str) -> frozenset[str]:
     """The variables that the expression `source` uses. Raises WordError when it is no expression."""
     _compiled(source)
-    tree = _sandbox().parse("{{ " + source + " }}")
-    return frozenset(name.name for name in tree.find_all(nodes.Name))
+    return frozenset(name.name for name in _parsed(source).find_all(nodes.Name))
 
 
 def evaluate(source: str, variables: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _expression_end(template: str, start: int) -> int:
                 quote = ""
         elif character in "'\"":
             quote = character
-        elif depth == 0 and template.startswith("}}", position):
+        elif depth <= 0 and template.startswith("}}", position):
             return position
         else:
             depth += (character in "([{") - (character in ")]}")

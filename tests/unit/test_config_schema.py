@@ -247,3 +247,10 @@ def test_the_schema_command_prints_the_schema() -> None:
     """`jetp schema` is the shipped file, byte for byte."""
     done = CliRunner().invoke(schema_command, [])
     assert (done.exit_code, done.stdout) == (0, schema_text())
+
+
+def test_the_schema_command_prints_the_schema_of_the_events() -> None:
+    """With `--events` it is that of the log lines."""
+    done = CliRunner().invoke(schema_command, ["--events"])
+    assert done.exit_code == 0
+    assert "$schema" in json.loads(done.stdout)

@@ -161,6 +161,8 @@ RUNAWAYS = [
     "{{ '\"'" + " | tojson" * 60 + " }}",
     "{{ " + "(" * 480 + "1" + ")" * 480 + " }}",
     "{{ " + "1 + " * 300 + "1 }}",
+    "{{ 'a'" + "[0]" * 320 + " }}",
+    "{{ " + "not " * 240 + "1 }}",
     "{{ '" + "9" * 900 + "' | int * '" + "9" * 90 + "' | int }}",
 ]
 
@@ -171,7 +173,7 @@ def test_an_expression_cannot_run_away(template: str) -> None:
     before = time.monotonic()
     with pytest.raises(WordError):
         words.render((template,), VALUES)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 1
 
 
 def test_a_word_longer_than_linux_takes_is_refused() -> None:
@@ -190,7 +192,18 @@ def test_names_are_the_variables_that_the_words_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ }}", "{{ a b }}", "{{ a | nosuch }}", "{{ a is nosuch }}", "{{- a }}", "{{ a -}}", "{{ a + }}"]
+    "template",
+    [
+        "{{ }}",
+        "{{ a b }}",
+        "{{ a | nosuch }}",
+        "{{ a is nosuch }}",
+        "{{- a }}",
+        "{{ a -}}",
+        "{{ a + }}",
+        "{{ a) }}",
+        "{{ (a }} {{ b) }}",
+    ],
 )
 def test_an_expression_with_a_fault_is_refused_before_any_value_is_known(template: str) -> None:
     """Names and syntax are looked at when the configuration is read."""
