@@ -324,6 +324,7 @@ class WatchState:
 
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
     of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what).
+    `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with.
     """
 
     watch: str
@@ -336,6 +337,7 @@ class WatchState:
     last_reason: str | None = None
     last_revision: str = ""
     next_check: Deadline | None = None
+    fires_by: str | None = None
     last_fire_us: int | None = None
     check_errors: int = 0
     attempt: int = 0

@@ -72,8 +72,8 @@ class WatchSettings:
     """One watch. `check` None with `schedule` set: every firing is due.
 
     `hooks` has the keys on_start, on_ok, on_fail, on_done, on_error, where configured. `jitter_s` and
-    `jitter_fraction` (of the interval) add up; at most one is set. `secrets` maps a command's name (`check`, `download`,
-    `play`, `on_ok`, …) to the secret part of its environment. `digest` identifies the watch's whole configuration.
+    `jitter_fraction` (of the interval) add up; at most one is set. `secrets` maps the name of a command (`check`,
+    `download`, `play`, `on_ok`, …) to the secret part of its environment. `digest` identifies the whole of it.
     """
 
     name: str

@@ -70,16 +70,15 @@ def owed_with(run: Run, state: WatchState, host: Host, output_path: str) -> dict
     }
 
 
-def owed_for_error(state: WatchState, host: Host, exit_code: int | None, output_path: str) -> dict[str, str]:
+def owed_for_error(state: WatchState, host: Host, exit_code: int | None) -> dict[str, str]:
     """What on_error is told: it belongs to no run, so whatever a run would say is empty."""
     known = {name: str(value) for name, value in for_check(state, TriggerKind.CHECK, state.check_errors, host).items()}
-    empty = dict.fromkeys(("play_uuid", "download_path", "revision", "outcome", "duration"), "")
+    empty = dict.fromkeys(("play_uuid", "download_path", "revision", "outcome", "duration", "output_path"), "")
     return {
         **known,
         **empty,
         "exit_code": "" if exit_code is None else str(exit_code),
         "failed_step": "check",
-        "output_path": output_path,
     }
 
 

@@ -1,0 +1,431 @@
+"""The agent: builds every part, owns the lock, the signals and the exit code, and takes everything down again.
+
+The main thread waits for signals, the control socket and systemd's watchdog, and leaves calls in the engine's inbox; it
+decides nothing itself. Signal handlers do nothing but wake it.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+
+from jetwatch import statedir
+from jetwatch.clock import SystemClock
+from jetwatch.config.load import load
+from jetwatch.config.model import LogFormat, Settings, StopMode
+from jetwatch.control.protocol import Request, Response, Verb
+from jetwatch.control.server import Reply, Server
+from jetwatch.engine.engine import Engine, Found, Identity
+from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.variables import Host
+from jetwatch.errors import ConfigError, JetwatchError, Problem
+from jetwatch.events import AgentStarted, Told
+from jetwatch.journal.journal import Journal
+from jetwatch.notify import Notifier
+from jetwatch.process import launch, tree
+from jetwatch.process.commands import Commands
+from jetwatch.process.place import Place, find_place
+from jetwatch.process.prepare import Surroundings
+from jetwatch.records import AgentState, Stamp
+from jetwatch.statedir import StateDir
+from jetwatch.telemetry.render import Teller, resolve_format
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beside the configuration."""
+
+    config_path: Path
+    state_dir: Path | None = None
+    once: bool = False
+    no_splay: bool = False
+    log_format: str | None = None
+    log_level: str | None = None
+
+
+def run(
+    config_path: Path,
+    *,
+    state_dir: Path | None = None,
+    once: bool = False,
+    no_splay: bool = False,
+    log_format: str | None = None,
+    log_level: str | None = None,
+) -> int:
+    """Run the agent until it is stopped. Returns the exit code; raises JetwatchError before anything was started."""
+    options = Options(config_path.absolute(), state_dir, once, no_splay, log_format, log_level)
+    umask = os.umask(0o077)  # everything of ours is private; commands get this one back
+    settings, warnings = load(options.config_path)
+    for warning in warnings:
+        print(f"jetp: warning: {warning}", file=sys.stderr)  # noqa: T201 - said before there is a log
+    layout = StateDir.at(statedir.choose(state_dir, os.environ, settings.state_dir), settings.download_dir)
+    statedir.prepare(layout, passable=any(watch.user is not None for watch in settings.watches.values()))
+    own = tree.look_up(os.getpid())
+    lock_fd = statedir.take_lock(layout, own.start_ticks if own else 0)
+    try:
+        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask)).run()
+    finally:
+        os.close(lock_fd)
+
+
+class _Agent:
+    """One life of the agent, in the main thread."""
+
+    def __init__(self, options: Options, settings: Settings, layout: StateDir, surroundings: Surroundings) -> None:
+        self._options = options
+        self._settings = settings
+        self._layout = layout
+        self._notifier = Notifier(os.environ)
+        self._journal = Journal.open(layout.journal)
+        state_id = layout.state_id()
+        self._place = find_place(state_id)
+        self._teller = _teller(options, settings)
+        self._watermark = Watermark(layout.told, self._journal.last_seq())
+        clock = SystemClock()
+        self._runtime = Runtime(
+            clock=clock,
+            journal=self._journal,
+            commands=Commands(layout, launch.install(layout.shim), self._place, surroundings, state_id),
+            layout=layout,
+            host=Host(socket.gethostname(), str(layout.root)),
+            tell=self._tell,
+        )
+        self._state = _agent_state(options, settings, self._place, self._runtime.clock.now())
+        self._engine = Engine(
+            self._runtime,
+            settings,
+            self._state,
+            Identity(state_id, _machine_id()),
+            once=options.once,
+            no_splay=options.no_splay,
+        )
+        self._selector = selectors.DefaultSelector()
+        self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._failure: BaseException | None = None
+        self._server: Server | None = None
+        self._signalled: int | None = None
+        self._interrupted = False
+        self._loading = False
+        self._load_again = False
+
+    def run(self) -> int:
+        """From the first line of the log to the last."""
+        signals = Signals(_SIGNALS)
+        try:
+            self._start(signals)
+            self._wait_for_the_end()
+        finally:
+            if self._server is not None:
+                self._server.close()
+            self._teller.flush(timeout_s=0.2)
+            self._journal.close()
+            signals.restore()
+        return self._exit_code()
+
+    # -- start
+
+    def _start(self, signals: Signals) -> None:
+        for told in self._journal.events_after(self._watermark.seq):
+            self._tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
+        self._runtime.commit(
+            AgentStarted(
+                pid=os.getpid(),
+                detach=self._place.detach,
+                cgroup=self._place.kind,
+                watches=len(self._settings.watches),
+                config=str(self._options.config_path),
+                state_dir=str(self._layout.root),
+            ),
+            agent=self._state,
+        )
+        self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
+        self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
+        if self._settings.control.enabled:
+            self._server = Server(self._settings.control.socket or self._layout.socket, self._submit)
+            self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
+        found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
+        threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
+        self._notifier.send("READY=1")
+        self._notifier.status(f"{len(self._settings.watches)} watches")
+
+    def _work(self, found: Found) -> None:
+        try:
+            self._engine.run(found)
+        except BaseException as error:  # noqa: BLE001 - the thread's one catch-all: the main thread tells it
+            self._failure = error
+        finally:
+            os.eventfd_write(self._done_fd, 1)
+
+    # -- the main thread's loop
+
+    def _wait_for_the_end(self) -> None:
+        next_ping_s = 0.0
+        while True:
+            ready = self._selector.select(self._patience_s(next_ping_s))
+            for key, _ in ready:
+                key.data()
+            if self._server is not None:
+                self._server.serve_ready()
+            self._flush()
+            if any(key.fd == self._done_fd for key, _ in ready):
+                return
+            if self._notifier.watchdog_s is not None and time.monotonic() >= next_ping_s:
+                next_ping_s = time.monotonic() + self._notifier.watchdog_s / 2
+                # The engine answers, not this thread: what is fed to the watchdog is the loop's own progress.
+                self._runtime.post(self._alive)
+
+    def _patience_s(self, next_ping_s: float) -> float | None:
+        waits = []
+        if self._notifier.watchdog_s is not None:
+            waits.append(max(0.0, next_ping_s - time.monotonic()))
+        if self._server is not None and (deadline := self._server.next_deadline_s()) is not None:
+            waits.append(deadline)
+        return min(waits, default=None)
+
+    def _alive(self) -> None:
+        self._notifier.send("WATCHDOG=1")
+        self._notifier.status(f"{len(self._engine.watch_names())} watches, {len(self._engine.open_runs())} runs open")
+
+    def _flush(self) -> None:
+        """Write what waits whenever the log can take it; nobody else waits for it."""
+        waiting = self._teller.backlog_fd
+        watched = {key.fd for key in self._selector.get_map().values() if key.events == selectors.EVENT_WRITE}
+        if waiting is not None and waiting not in watched:
+            self._selector.register(waiting, selectors.EVENT_WRITE, self._teller.flush)
+        for fd in watched - {waiting}:
+            self._selector.unregister(fd)
+
+    def _handle(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(signal.Signals(number))
+            elif number == signal.SIGHUP:
+                self._reload()
+            elif number == signal.SIGUSR1:
+                self._runtime.post(self._engine.check_all)
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._notifier.send("STOPPING=1")
+        mode = self._stop_mode(number)
+        self._signalled = self._signalled or number
+        self._interrupted = self._interrupted or mode == StopMode.WAIT
+        self._runtime.post(lambda: self._engine.stop(mode, number.name))
+
+    def _stop_mode(self, number: signal.Signals) -> StopMode:
+        """INT waits, a second one cancels; TERM does what `stop` says, and for `--once` what INT does."""
+        if self._interrupted:
+            return StopMode.CANCEL
+        if number == signal.SIGINT or self._options.once:
+            return StopMode.WAIT
+        return self._settings.stop or (StopMode.DETACH if self._place.detach else StopMode.WAIT)
+
+    # -- reload
+
+    def _reload(self) -> None:
+        """Read the configuration again, in a thread: the file may lie where reading it takes long."""
+        if self._loading:
+            self._load_again = True
+            return
+        self._loading = True
+        self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+        def read() -> None:
+            try:
+                settings, _ = load(self._options.config_path)
+                apply = self._adopt(settings)
+            except ConfigError as error:
+                apply = self._refuse(error)
+            self._runtime.post(apply)
+
+        threading.Thread(target=read, name="reload", daemon=True).start()
+
+    def _adopt(self, settings: Settings) -> Callable[[], None]:
+        changed = [name for name in _AGENT_WIDE if getattr(settings, name) != getattr(self._settings, name)]
+        if changed:
+            file = str(self._options.config_path)
+            sentence = "an agent-wide key changes with a restart only; nothing was changed"
+            return self._refuse(ConfigError([Problem(file, 1, name, sentence) for name in changed]))
+
+        def adopt() -> None:
+            self._settings = replace(self._settings, watches=settings.watches, digest=settings.digest)
+            self._engine.reload(settings)
+            self._reloaded()
+
+        return adopt
+
+    def _refuse(self, error: ConfigError) -> Callable[[], None]:
+        def refuse() -> None:
+            self._engine.reject(tuple(str(problem) for problem in error.problems))
+            self._reloaded()
+
+        return refuse
+
+    def _reloaded(self) -> None:
+        self._notifier.send("READY=1")
+        self._loading = False
+        if self._load_again:
+            self._load_again = False
+            self._reload()
+
+    # -- verbs
+
+    def _submit(self, request: Request, reply: Reply) -> None:
+        """Called in the main thread; the engine's thread does it and answers."""
+
+        def do() -> None:
+            try:
+                self._do(request, reply)
+            except JetwatchError as error:
+                reply(Response.refusal(error.exit_code, str(error)))
+
+        self._runtime.post(do)
+
+    def _do(self, request: Request, reply: Reply) -> None:
+        engine, by = self._engine, request.by
+        if request.verb is Verb.TRIGGER and request.wait:
+            waiting = Collected(len(engine.watch_names()) if request.watch is None else 1, reply)
+            engine.trigger(request.watch, force=request.force, by=by, report=waiting.add)
+            return
+        match request.verb:
+            case Verb.PING:
+                lines = [f"pid {os.getpid()}"]
+            case Verb.TRIGGER:
+                lines = engine.trigger(request.watch, force=request.force, by=by, report=None)
+            case Verb.CANCEL:
+                lines = engine.cancel(request.run, by=by)
+            case Verb.CLEAR:
+                lines = engine.clear(request.watch, by=by)
+            case Verb.SUSPEND:
+                lines = engine.suspend(request.watch, by=by, reason=request.reason or "", for_s=request.for_s)
+            case Verb.RESUME:
+                lines = engine.resume(request.watch, by=by)
+        reply(Response(ok=True, lines=lines))
+
+    # -- the end
+
+    def _tell(self, told: Told) -> None:
+        self._teller.tell(told)
+        if told.seq is not None:
+            self._watermark.raise_to(told.seq)
+
+    def _exit_code(self) -> int:
+        if isinstance(self._failure, JetwatchError):
+            raise self._failure
+        if self._failure is not None:
+            traceback.print_exception(self._failure)
+            return JetwatchError.exit_code
+        if not self._options.once:
+            return 0
+        if self._signalled is not None:
+            return 128 + self._signalled
+        if self._engine.failed_runs:
+            return 1
+        return 75 if self._engine.uncertain_checks else 0
+
+
+class Collected:
+    """The reports of a trigger that somebody waits for: one answer when all watches have reported."""
+
+    def __init__(self, expected: int, reply: Reply) -> None:
+        self._expected = expected
+        self._reply = reply
+        self._lines: list[str] = []
+        self._well = True
+
+    def add(self, sentence: str, well: bool) -> None:
+        """One watch is done."""
+        self._lines.append(sentence)
+        self._well = self._well and well
+        if len(self._lines) == self._expected:
+            self._reply(Response(ok=self._well, exit_code=0 if self._well else 1, lines=self._lines))
+
+
+class Signals:
+    """Signals as bytes on a descriptor; nothing else happens in a handler."""
+
+    def __init__(self, numbers: tuple[signal.Signals, ...]) -> None:
+        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+
+    def read(self) -> bytes:
+        """The numbers that came."""
+        return os.read(self.fd, 4096)
+
+    def restore(self) -> None:
+        """Handle them as before."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
+class Watermark:
+    """Up to which event of the journal's history the log was written: what is above it, the next agent tells.
+
+    Overwritten in place after each line, so a kill repeats at most one line; not fsynced, so a power cut may repeat a
+    few. A line carries its `seq`: who reads it twice can tell.
+    """
+
+    _DIGITS = 20
+
+    def __init__(self, path: Path, default: int) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        text = os.pread(self._fd, self._DIGITS, 0)
+        self.seq = int(text) if text.isdigit() else default
+        self.raise_to(self.seq)
+
+    def raise_to(self, seq: int) -> None:
+        """Everything up to `seq` is told."""
+        self.seq = seq
+        os.pwrite(self._fd, f"{seq:0{self._DIGITS}}".encode(), 0)
+
+
+def _teller(options: Options, settings: Settings) -> Teller:
+    wanted = LogFormat(options.log_format) if options.log_format else settings.log.format
+    out = sys.stdout.fileno()
+    return Teller(
+        out,
+        resolve_format(wanted, out),
+        options.log_level or settings.log.level,
+        host=socket.gethostname(),
+        version=metadata.version("jetwatch"),
+    )
+
+
+def _agent_state(options: Options, settings: Settings, place: Place, now: Stamp) -> AgentState:
+    own = tree.look_up(os.getpid())
+    return AgentState(
+        pid=os.getpid(),
+        start_ticks=own.start_ticks if own else 0,
+        boot_id=now.boot_id,
+        started=now,
+        version=metadata.version("jetwatch"),
+        config_path=str(options.config_path),
+        config_digest=settings.digest,
+        detach=place.detach,
+        cgroup=place.kind,
+        watches=tuple(settings.watches),
+    )
+
+
+def _machine_id() -> str:
+    """What systemd calls this machine; its host name where there is no such thing."""
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return socket.gethostname()

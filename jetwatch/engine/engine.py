@@ -1,0 +1,427 @@
+"""The one loop: it waits on everything at once, advances the watches that have something due, and knows when to end.
+
+It alone owns the journal, so nothing needs a lock; whoever else wants something leaves a call in its inbox. Its
+progress is what the watchdog is fed from. An agent that starts goes on with what it finds; one that stops leaves it
+findable.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jetwatch.config.model import Phase, Settings, WatchSettings
+from jetwatch.engine import retention, verbs
+from jetwatch.engine.lane import Lane, Report
+from jetwatch.engine.outcome import CANCELLED_BY_STOP
+from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.schedule import stable_offset_s
+from jetwatch.errors import CommandNotStarted, UsageError
+from jetwatch.events import (
+    AgentStopped,
+    AgentStopping,
+    ConfigRejected,
+    ConfigReloaded,
+    RetentionRefused,
+    RetentionSwept,
+)
+from jetwatch.records import (
+    AgentState,
+    CheckResult,
+    OutboxEntry,
+    Outcome,
+    Run,
+    Trigger,
+    TriggerKind,
+    WatchState,
+)
+
+STOP_PATIENCE_US = 1_500_000
+"""How long a detaching agent waits for checks that it killed: within the 2 s that it has in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes the stable grid of this machine its own."""
+
+    state_id: str
+    machine_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the journal says of an earlier agent's work."""
+
+    watches: Mapping[str, WatchState]
+    runs: list[Run]
+    owed: list[OutboxEntry]
+
+
+class Engine:
+    """All watches of one agent. Made in one thread, run in another; `runtime.post` is the way in."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        agent: AgentState,
+        identity: Identity,
+        *,
+        once: bool = False,
+        no_splay: bool = False,
+    ) -> None:
+        self.once = once
+        self.no_splay = no_splay
+        self.max_runs = settings.max_runs
+        self.fold_s = settings.log.fold_s
+        self.failed_runs = 0
+        self.uncertain_checks = 0
+        self._runtime = runtime
+        self._settings = settings
+        self._agent = agent
+        self._identity = identity
+        self._lanes: dict[str, Lane] = {}
+        self._dirty: dict[str, None] = {}
+        self._wakes: list[tuple[int, str]] = []
+        self._stopping: str | None = None
+        self._give_up_us = 0
+        self._ready = False
+
+    # -- the loop
+
+    def run(self, found: Found) -> None:
+        """Work until stopped, or with `once` until everything was done once. Raises what a worker failed with."""
+        self._open_lanes(found)
+        self._runtime.watch_fd(self._runtime.clock.timer_fd, self._timer_rang)
+        self._runtime.watch_fd(self._runtime.clock.step_fd, self._clock_was_set)
+        self._prepare()
+        while not self._is_finished():
+            self._advance()
+            if self._is_finished():
+                break
+            self._arm()
+            self._runtime.wait()
+        self._leave()
+
+    def _open_lanes(self, found: Found) -> None:
+        runs = {run.watch: run for run in found.runs}
+        names = [*self._settings.watches, *runs, *(entry.watch for entry in found.owed)]
+        for name in dict.fromkeys(names):
+            self._lanes[name] = Lane(
+                self._runtime,
+                self,
+                name=name,
+                settings=self._settings.watches.get(name),
+                state=found.watches.get(name, WatchState(name)),
+                run=runs.get(name),
+                owed=[entry for entry in found.owed if entry.watch == name],
+            )
+
+    def _prepare(self) -> None:
+        """What an earlier agent left is put in order before the first check."""
+        known = frozenset(run.id for run in self._runtime.journal.unswept())
+
+        def tidy() -> list[tuple[str, str]]:
+            self._runtime.commands.end_old_checks()
+            return self._runtime.commands.sweep_leftovers(known)
+
+        self._runtime.work(tidy, self._begin, name="tidy")
+
+    def _begin(self, refused: list[tuple[str, str]] | CommandNotStarted) -> None:
+        self._ready = True
+        self._tell_refused(refused)
+        for lane in self._lanes.values():
+            if self.once:
+                lane.delivery.try_waiting_now()
+            lane.plan_first()
+            self.changed(lane)
+
+    def _advance(self) -> None:
+        while self._ready and self._dirty:
+            names, self._dirty = list(self._dirty), {}
+            for name in names:
+                lane = self._lanes.get(name)
+                if lane is None:
+                    continue
+                lane.advance()
+                if lane.settings is None and lane.is_idle():
+                    del self._lanes[name]
+                elif lane.wake_us is not None:
+                    heapq.heappush(self._wakes, (lane.wake_us, name))
+        self._note_blocked()
+
+    def _arm(self) -> None:
+        """Set the timer to the next thing that is still meant."""
+        while self._wakes and not self._is_meant(*self._wakes[0]):
+            heapq.heappop(self._wakes)
+        wakes = [self._wakes[0][0]] if self._wakes else []
+        if self._stopping == "detach":
+            wakes.append(self._give_up_us)
+        self._runtime.clock.arm(min(wakes, default=None))
+
+    def _is_meant(self, wake_us: int, name: str) -> bool:
+        lane = self._lanes.get(name)
+        return lane is not None and lane.wake_us == wake_us
+
+    def _timer_rang(self) -> None:
+        self._runtime.clock.timer_seen()
+        now_us = self._runtime.clock.now().boot_us
+        while self._wakes and self._wakes[0][0] <= now_us:
+            wake_us, name = heapq.heappop(self._wakes)
+            if self._is_meant(wake_us, name):
+                self.changed(self._lanes[name])
+
+    def _clock_was_set(self) -> None:
+        self._runtime.clock.step_seen()
+        for lane in self._lanes.values():
+            lane.plan_again()
+            self.changed(lane)
+
+    # -- the end
+
+    def stop(self, mode: str, reason: str) -> None:
+        """Stop in this way: detach, wait or cancel. A harder way replaces a softer one."""
+        if self._stopping is not None and mode in (self._stopping, "wait"):
+            return
+        self._stopping = mode
+        self._give_up_us = self._runtime.clock.now().boot_us + STOP_PATIENCE_US
+        self._runtime.tell(AgentStopping(reason=reason, mode=mode))
+        for lane in self._lanes.values():
+            lane.drop_check()
+            if mode == "cancel" and lane.run is not None and lane.run.cancel is None:
+                now = self._runtime.clock.now()
+                lane.cancel_run(verbs.cancel(lane.run, by="agent", reason=CANCELLED_BY_STOP, now=now))
+            self.changed(lane)
+
+    def _is_finished(self) -> bool:
+        if self._stopping == "detach":
+            late = self._runtime.clock.now().boot_us >= self._give_up_us
+            return late or self._runtime.workers == 0
+        if not self._ready or self._runtime.workers > 0:
+            return False
+        if self._stopping is not None:
+            return all(self._is_stopped(lane) for lane in self._lanes.values())
+        return self.once and not self._dirty and all(self._is_done_once(lane) for lane in self._lanes.values())
+
+    def _is_stopped(self, lane: Lane) -> bool:
+        if lane.walk is not None or lane.delivery.in_flight:
+            return False
+        head = lane.delivery.head
+        return self._stopping == "cancel" or head is None or head.deliveries > 0
+
+    def _is_done_once(self, lane: Lane) -> bool:
+        if lane.walk is not None or lane.asking is not None or lane.delivery.in_flight or lane.state.trigger:
+            return False
+        head = lane.delivery.head
+        if head is not None and head.id not in lane.delivery.tried:
+            return False
+        waiting = lane.state.due is not None and any(
+            word == "max_runs" or word.startswith("exclusive:") for word in lane.state.waiting_for
+        )
+        return lane.settings is None or (lane.checked_once and not waiting)
+
+    def _leave(self) -> None:
+        for lane in self._lanes.values():
+            lane.tell_folded()
+        self._agent = replace(self._agent, stopped=self._runtime.clock.now())
+        self._runtime.commit(agent=self._agent, watches=tuple(lane.state for lane in self._lanes.values()))
+        self._runtime.tell(AgentStopped(open_runs=len(self.open_runs())))
+
+    # -- what lanes ask
+
+    @property
+    def stopping(self) -> str | None:
+        """Detach, wait, cancel; None while the agent works."""
+        return self._stopping
+
+    def watch_names(self) -> list[str]:
+        """Every configured watch."""
+        return [lane.name for lane in self._lanes.values() if lane.settings is not None]
+
+    def open_runs(self) -> list[Run]:
+        """Every open run of this agent."""
+        return [lane.run for lane in self._lanes.values() if lane.run is not None]
+
+    def changed(self, lane: Lane) -> None:
+        """The lane wants to be advanced soon."""
+        self._dirty[lane.name] = None
+
+    def slot_freed(self) -> None:
+        """A run ended: others may be waiting for it."""
+        for lane in self._lanes.values():
+            if lane.state.due is not None:
+                self.changed(lane)
+
+    def ended(self, run: Run) -> None:
+        """A run was closed: count it, and see which old ones may go."""
+        if run.outcome is not Outcome.OK:
+            self.failed_runs += 1
+        self._sweep(run.watch)
+
+    def answered(self, result: CheckResult) -> None:
+        """A check was answered, or a due answer could not start its run."""
+        if result in (CheckResult.ERROR, CheckResult.LATER):
+            self.uncertain_checks += 1
+
+    def offset_s(self, settings: WatchSettings) -> float | None:
+        """Where the stable grid of this watch lies on this machine."""
+        if settings.phase is not Phase.STABLE:
+            return None
+        span_s = settings.splay_s or settings.check_interval_s
+        return stable_offset_s(self._identity.state_id, self._identity.machine_id, settings.name, span_s)
+
+    # -- retention
+
+    def _sweep(self, watch: str) -> None:
+        lane = self._lanes[watch]
+        if lane.settings is None:
+            return
+        retain = lane.settings.retain
+        closed = [run for run in self._runtime.journal.unswept(watch) if not run.is_open]
+        keep = frozenset(entry.run_id for entry in lane.delivery.owed if entry.run_id is not None)
+        now = self._runtime.clock.now()
+
+        def measure() -> Mapping[str, int]:
+            if retain.max_bytes is None:
+                return {}
+            return {run.id: self._runtime.commands.run_size_bytes(run.id) for run in closed}
+
+        def remove(sizes: Mapping[str, int] | CommandNotStarted) -> None:
+            known = {} if isinstance(sizes, CommandNotStarted) else sizes
+            swept = retention.to_sweep(closed, retain, now, sizes_bytes=known, keep=keep)
+            if swept:
+                self._runtime.journal.mark_swept(swept)
+                self._runtime.journal.prune(now.wall_us)
+                self._runtime.work(
+                    lambda: self._runtime.commands.sweep(swept), lambda left: self._swept(swept, left), name="sweep"
+                )
+
+        self._runtime.work(measure, remove, name="measure")
+
+    def _swept(self, swept: tuple[str, ...], refused: list[tuple[str, str]] | CommandNotStarted) -> None:
+        self._runtime.tell(RetentionSwept(runs=len(swept)))
+        self._tell_refused(refused)
+
+    def _tell_refused(self, refused: list[tuple[str, str]] | CommandNotStarted) -> None:
+        for path, reason in () if isinstance(refused, CommandNotStarted) else refused:
+            self._runtime.tell(RetentionRefused(path=path, reason=reason))
+
+    # -- configuration
+
+    def reload(self, settings: Settings) -> None:
+        """Another valid configuration is in force from now on; unchanged watches keep their timers."""
+        old, new = self._settings.watches, settings.watches
+        changed = settings.digest != self._settings.digest or self._agent.config_rejected is not None
+        self._settings = settings
+        for name in [*new, *(name for name in old if name not in new)]:
+            wanted = new.get(name)
+            lane = self._lanes.get(name)
+            if lane is None and wanted is not None:
+                lane = self._lanes[name] = self._new_lane(name, wanted)
+                lane.plan_first()
+            elif lane is not None and _digest(lane.settings) != _digest(wanted):
+                lane.configure(wanted)
+            if lane is not None:
+                self.changed(lane)
+        self._agent = replace(
+            self._agent, config_digest=settings.digest, config_rejected=None, watches=tuple(settings.watches)
+        )
+        event = ConfigReloaded(
+            changed=changed,
+            added=tuple(name for name in new if name not in old),
+            altered=tuple(name for name in new if name in old and new[name].digest != old[name].digest),
+            removed=tuple(name for name in old if name not in new),
+        )
+        self._runtime.commit(event, agent=self._agent)
+
+    def _new_lane(self, name: str, settings: WatchSettings) -> Lane:
+        state = WatchState(name)
+        return Lane(self._runtime, self, name=name, settings=settings, state=state, run=None, owed=[])
+
+    def reject(self, problems: tuple[str, ...]) -> None:
+        """A configuration that will not do: the last good one stays, and says why."""
+        self._agent = replace(self._agent, config_rejected="\n".join(problems))
+        self._runtime.commit(ConfigRejected(problems=problems), agent=self._agent)
+
+    def check_all(self) -> None:
+        """USR1: check every watch now, within its splay."""
+        for lane in self._lanes.values():
+            lane.check_within_splay()
+            self.changed(lane)
+
+    def _note_blocked(self) -> None:
+        found = {name: lane.blocked for name, lane in self._lanes.items() if lane.blocked is not None}
+        words = {name: f"{step}: pid {pid} in state {state}" for name, (step, pid, state) in found.items()}
+        if words != dict(self._agent.blocked):
+            self._agent = replace(self._agent, blocked=words)
+            self._runtime.commit(agent=self._agent)
+
+    # -- verbs
+
+    def trigger(self, watch: str | None, *, force: bool, by: str, report: Report | None) -> list[str]:
+        """Check now. Returns what to say; raises UsageError."""
+        lanes = self._named(watch, configured=True)
+        now = self._runtime.clock.now()
+        said = []
+        for lane in lanes:
+            suspension = lane.state.suspended
+            if suspension is not None and verbs.is_suspended(lane.state, now):
+                said.append(f"{lane.name} is suspended by {suspension.by}: {suspension.reason}")
+                if report is not None:
+                    report(said[-1], False)
+                continue
+            lane.trigger(Trigger(TriggerKind.MANUAL, now, by=by, forced=force), report)
+            said.append(f"{lane.name}: {'after the open run' if lane.run else 'checking now'}")
+            self.changed(lane)
+        return said
+
+    def cancel(self, prefix: str | None, *, by: str) -> list[str]:
+        """End the open run whose id begins with `prefix` (None: the only one)."""
+        runs = [run for run in self.open_runs() if run.id.startswith(prefix or "")]
+        if not runs:
+            raise UsageError(f"no open run begins with {prefix}" if prefix else "there is no open run")
+        if len(runs) > 1:
+            raise UsageError("more than one open run: name one of " + ", ".join(run.id[:8] for run in runs))
+        lane = self._lanes[runs[0].watch]
+        lane.cancel_run(verbs.cancel(runs[0], by=by, reason="cancelled", now=self._runtime.clock.now()))
+        self.changed(lane)
+        return [f"{lane.name}: cancelling run {runs[0].id[:8]}"]
+
+    def clear(self, watch: str | None, *, by: str) -> list[str]:
+        """Forget backoff, quarantine and hold."""
+        for lane in (lanes := self._named(watch)):
+            state, events = verbs.clear(lane.state, by=by)
+            lane.put_state(state, *events)
+            self.changed(lane)
+        return [f"{lane.name}: cleared" for lane in lanes]
+
+    def suspend(self, watch: str | None, *, by: str, reason: str, for_s: float | None) -> list[str]:
+        """No new runs."""
+        now = self._runtime.clock.now()
+        for lane in (lanes := self._named(watch)):
+            state, events = verbs.suspend(lane.state, by=by, reason=reason, for_s=for_s, now=now)
+            lane.put_state(state, *events)
+            self.changed(lane)
+        return [f"{lane.name}: suspended" for lane in lanes]
+
+    def resume(self, watch: str | None, *, by: str) -> list[str]:
+        """Runs may start again."""
+        for lane in (lanes := self._named(watch)):
+            state, events = verbs.resume(lane.state, by=by)
+            lane.put_state(state, *events)
+            self.changed(lane)
+        return [f"{lane.name}: resumed" for lane in lanes]
+
+    def _named(self, watch: str | None, *, configured: bool = False) -> list[Lane]:
+        lanes = [lane for lane in self._lanes.values() if not configured or lane.settings is not None]
+        if watch is None:
+            return lanes
+        found = [lane for lane in lanes if lane.name == watch]
+        if not found:
+            raise UsageError(f"no watch is called {watch}: there is {', '.join(lane.name for lane in lanes) or 'none'}")
+        return found
+
+
+def _digest(settings: WatchSettings | None) -> str | None:
+    return settings.digest if settings is not None else None

@@ -1,0 +1,255 @@
+"""What every watch's cycle stands on: one loop's inbox, descriptors and workers, the journal, and the voice.
+
+Only the engine's thread touches the journal and the watches; others leave a call in the inbox. A worker that fails in a
+way nobody named stops the agent loudly. What is told has been written first.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from jetwatch.clock import Clock
+from jetwatch.engine.variables import Host
+from jetwatch.errors import CommandNotStarted
+from jetwatch.events import Change, Event, Told
+from jetwatch.records import (
+    AgentState,
+    Command,
+    CommandResult,
+    Deadline,
+    Evidence,
+    OutboxEntry,
+    ProcessId,
+    Run,
+    WatchState,
+)
+from jetwatch.statedir import StateDir
+
+Result = TypeVar("Result")
+
+STARTS_PER_S = 200
+"""How many checks may start in one second: a bound on the burst, not on how many are in flight."""
+
+
+class Journal(Protocol):
+    """What the engine needs of the journal."""
+
+    def commit(self, change: Change) -> tuple[tuple[Told, ...], tuple[OutboxEntry, ...]]:
+        """Write all of `change` or nothing."""
+
+    def unswept(self, watch: str | None = None) -> list[Run]:
+        """The runs whose directories still stand, newest first."""
+
+    def mark_swept(self, run_ids: tuple[str, ...]) -> None:
+        """Say that the directories of these runs are about to be removed."""
+
+    def prune(self, now_us: int) -> int:
+        """Forget the oldest rows."""
+
+
+class Commands(Protocol):
+    """What the engine needs done on the machine (see process/commands.py)."""
+
+    def look(self, directory: Path, step_id: str) -> Evidence:
+        """What the step directory shows now."""
+
+    def open_pidfd(self, process: ProcessId) -> int | None:
+        """A descriptor that becomes readable when this very process ends."""
+
+    def ask_to_stop(self, directory: Path, step_id: str) -> None:
+        """Cancel a command that is held."""
+
+    def end_supervisor(self, directory: Path, step_id: str) -> None:
+        """KILL a supervisor that is far over its time."""
+
+    def bury(self, directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
+        """End everything that a dead supervisor left; pid and state of one who cannot be ended."""
+
+    def check(
+        self,
+        command: Command,
+        check_id: str,
+        *,
+        variables: Mapping[str, str | Mapping[str, str]],
+        secrets: Mapping[str, str],
+        cancel_fd: int,
+        on_blocked: Callable[[int, str], None],
+    ) -> CommandResult:
+        """Run a check to its end."""
+
+    def start_step(
+        self,
+        command: Command,
+        directory: Path,
+        step_id: str,
+        variables: Mapping[str, str | Mapping[str, str]],
+        *,
+        download: tuple[Path, str | None] | None,
+    ) -> ProcessId | None:
+        """Start a step of a run under a supervisor."""
+
+    def start_hook(
+        self,
+        command: Command,
+        directory: Path,
+        step_id: str,
+        variables: Mapping[str, str | Mapping[str, str]],
+        *,
+        output: tuple[Path, Path, str | None] | None,
+    ) -> ProcessId | None:
+        """Start a hook under a supervisor."""
+
+    def free_space(self) -> list[tuple[str, int, int]]:
+        """Path, free bytes and free inodes of the file systems that runs need."""
+
+    def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Write the secret environments of a run's commands to private files."""
+
+    def forget_secrets(self, run_id: str) -> None:
+        """Remove them."""
+
+    def forget_try(self, directory: Path) -> None:
+        """Remove the directory of a hook that belongs to no run."""
+
+    def run_size_bytes(self, run_id: str) -> int:
+        """What the run's directories take on disk."""
+
+    def sweep(self, run_ids: tuple[str, ...]) -> list[tuple[str, str]]:
+        """Remove the directories of these runs."""
+
+    def sweep_leftovers(self, known: frozenset[str]) -> list[tuple[str, str]]:
+        """Remove what belongs to no run whose directories still stand."""
+
+    def end_old_checks(self) -> None:
+        """End what the checks of an agent that was killed left."""
+
+
+class Runtime:
+    """The services of one engine. Made in one thread, used in the engine's."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        journal: Journal,
+        commands: Commands,
+        layout: StateDir,
+        host: Host,
+        tell: Callable[[Told], None],
+    ) -> None:
+        self.clock = clock
+        self.commands = commands
+        self.journal = journal
+        self.layout = layout
+        self.host = host
+        self._tell = tell
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._inbox_fd, selectors.EVENT_READ, self._read_inbox)
+        self._failure: BaseException | None = None
+        self._starts: deque[int] = deque()
+        self.workers = 0
+
+    # -- from any thread
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have `call` made in the engine's thread."""
+        self._inbox.append(call)
+        os.eventfd_write(self._inbox_fd, 1)
+
+    # -- in the engine's thread
+
+    def wait(self) -> None:
+        """Wait until something happened, and let it be handled. Raises what a worker failed with."""
+        for key, _ in self._selector.select():
+            key.data()
+        if self._failure is not None:
+            raise self._failure
+
+    def watch_fd(self, fd: int, call: Callable[[], None]) -> None:
+        """Call whenever `fd` is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, call)
+
+    def forget_fd(self, fd: int) -> None:
+        """The opposite; the descriptor is closed."""
+        self._selector.unregister(fd)
+        os.close(fd)
+
+    def commit(
+        self,
+        *events: Event,
+        runs: tuple[Run, ...] = (),
+        watches: tuple[WatchState, ...] = (),
+        hooks: tuple[OutboxEntry, ...] = (),
+        agent: AgentState | None = None,
+        durable: bool = True,
+    ) -> tuple[OutboxEntry, ...]:
+        """Write a change with the events that tell it, then tell them. Returns the hooks with their ids."""
+        change = Change(
+            at=self.clock.now(), runs=runs, watches=watches, hooks=hooks, agent=agent, events=events, durable=durable
+        )
+        told, stored = self.journal.commit(change)
+        for each in told:
+            self._tell(each)
+        return stored
+
+    def tell(self, event: Event) -> None:
+        """Tell what is not history."""
+        self._tell(Told(event, self.clock.now().wall_us))
+
+    def work(
+        self, task: Callable[[], Result], then: Callable[[Result | CommandNotStarted], None], *, name: str
+    ) -> None:
+        """Do `task`, which may block, in a thread of its own; its result, or a refusal, comes back to `then`."""
+        self.workers += 1
+
+        def report(result: Result | CommandNotStarted) -> None:
+            self.workers -= 1
+            then(result)
+
+        def work() -> None:
+            try:
+                result: Result | CommandNotStarted = task()
+            except CommandNotStarted as error:
+                result = error
+            except BaseException as error:  # noqa: BLE001 - the thread's one catch-all: stop the agent, loudly
+                failure = error
+                self.post(lambda: self._fail(failure))
+                return
+            self.post(lambda: report(result))
+
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def start_allowed_at(self, now_us: int) -> int:
+        """The boot time from which one more check may start: now, or a little later when many just did."""
+        while self._starts and self._starts[0] <= now_us - 1_000_000:
+            self._starts.popleft()
+        if len(self._starts) < STARTS_PER_S:
+            self._starts.append(now_us)
+            return now_us
+        return self._starts[0] + 1_000_000
+
+    def boot_us(self, deadline: Deadline) -> int:
+        """When `deadline` comes, on the boot-time clock."""
+        now = self.clock.now()
+        return now.boot_us + deadline.remaining_us(now)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._selector.close()
+        os.close(self._inbox_fd)
+
+    def _read_inbox(self) -> None:
+        os.eventfd_read(self._inbox_fd)
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error

@@ -1,0 +1,154 @@
+"""Watching over one started command: its launch, its end, its overdue end, its burial. Steps and hooks alike.
+
+The rules: nothing but the step's directory says how it ended; a descriptor of the supervisor only says when to look. A
+supervisor that is far over its time is ended, and whom nobody can end makes its watch blocked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jetwatch.engine.runtime import Runtime
+from jetwatch.errors import CommandNotStarted
+from jetwatch.records import Command, Evidence, ProcessId, Sight
+
+_RELOOK_US = 20_000  # a supervisor that has not yet said who it is does so within a few milliseconds
+_SLACK_S = 30.0
+_BLOCKED_AFTER_S = 7.0  # a holder says "blocked" 5 s after its KILL
+_BURY_PATIENCE_S = 5.0
+_LONGEST_PAUSE_US = 30_000_000
+_NOT_NOW = ("no_supervisor", "no_room")
+
+
+class Supervision:
+    """At most one command at a time. `wake_us`: when the next look is due, by the boot-time clock."""
+
+    def __init__(self, runtime: Runtime, on_change: Callable[[], None]) -> None:
+        self._runtime = runtime
+        self._on_change = on_change
+        self._pidfd: int | None = None
+        self._failures = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is under way."""
+        self._forget_pidfd()
+        self.busy = False
+        self.wake_us: int | None = None
+        self.asked_to_stop_us: int | None = None
+        self.buried = False
+        self.ended_supervisor = False
+        self.blocked: tuple[int, str] | None = None
+        self.refusal: CommandNotStarted | None = None
+
+    def may_launch(self) -> bool:
+        """Whether a start that failed for want of room or processes may be tried again."""
+        return not self.busy and (self.wake_us is None or self.wake_us <= self._runtime.clock.now().boot_us)
+
+    def launch(self, begin: Callable[[], ProcessId | None]) -> None:
+        """Start a command in a worker. A refusal for good is in `refusal`; one for now is tried again later."""
+        self.busy = True
+        self._runtime.work(begin, self._launched, name="start")
+
+    def _launched(self, result: ProcessId | CommandNotStarted | None) -> None:
+        self.busy = False
+        self.wake_us = None
+        if isinstance(result, CommandNotStarted):
+            if result.code in _NOT_NOW:
+                pause_us = min(1_000_000 * 2**self._failures, _LONGEST_PAUSE_US)
+                self._failures = min(self._failures + 1, 10)
+                self.wake_us = self._runtime.clock.now().boot_us + pause_us
+            self.refusal = result
+        else:
+            self._failures = 0
+            self._watch(result)
+        self._on_change()
+
+    @property
+    def refused_for_good(self) -> CommandNotStarted | None:
+        """Why the command can never be started as it is; None when it can, or when nobody knows yet."""
+        return self.refusal if self.refusal is not None and self.refusal.code not in _NOT_NOW else None
+
+    def wait(self, directory: Path, step_id: str, evidence: Evidence, command: Command) -> None:
+        """See to it that the end of a living command is noticed, and that it has one."""
+        self.blocked = evidence.blocked
+        self.buried = False
+        if self._pidfd is None:
+            self._watch(evidence.supervisor)
+        now_us = self._runtime.clock.now().boot_us
+        if self._pidfd is None:
+            self.wake_us = now_us + _RELOOK_US
+            return
+        left_us = self._overdue_in_us(evidence, command)
+        if left_us <= 0 and not self.ended_supervisor:
+            self.ended_supervisor = True
+            self._runtime.commands.end_supervisor(directory, step_id)
+        look_us = max(1_000_000, min(left_us, self._blocked_in_us(evidence, command)))
+        self.wake_us = now_us + look_us
+
+    def _age_us(self, evidence: Evidence) -> int:
+        now_us = self._runtime.clock.monotonic_us()
+        return now_us - (now_us if evidence.since_monotonic_us is None else evidence.since_monotonic_us)
+
+    def _overdue_in_us(self, evidence: Evidence, command: Command) -> int:
+        slack_us = round((2 * command.grace_s + _SLACK_S) * 1e6)
+        left_us = round(command.timeout_s * 1e6) + slack_us - self._age_us(evidence)
+        if self.asked_to_stop_us is not None:
+            left_us = min(left_us, self.asked_to_stop_us + slack_us - self._runtime.clock.monotonic_us())
+        return left_us
+
+    def _blocked_in_us(self, evidence: Evidence, command: Command) -> int:
+        """How long until a look would show a command that KILL did not end."""
+        told_us = round((command.grace_s + _BLOCKED_AFTER_S) * 1e6)
+        left_us = round(command.timeout_s * 1e6) + told_us - self._age_us(evidence)
+        if self.asked_to_stop_us is not None:
+            left_us = min(left_us, self.asked_to_stop_us + told_us - self._runtime.clock.monotonic_us())
+        return left_us if left_us > 0 else round(_BURY_PATIENCE_S * 1e6)
+
+    def stop(self, directory: Path, step_id: str) -> None:
+        """Tell the supervisor once that its command is cancelled."""
+        if self.asked_to_stop_us is None:
+            self.asked_to_stop_us = self._runtime.clock.monotonic_us()
+            self._runtime.commands.ask_to_stop(directory, step_id)
+
+    def bury(self, directory: Path, step_id: str) -> None:
+        """End, in a worker, what a dead supervisor left. `buried` says when that is done."""
+        self._forget_pidfd()
+        self.busy = True
+        self._runtime.work(
+            lambda: self._runtime.commands.bury(directory, step_id, _BURY_PATIENCE_S), self._after_burial, name="bury"
+        )
+
+    def _after_burial(self, survivor: tuple[int, str] | CommandNotStarted | None) -> None:
+        self.busy = False
+        if isinstance(survivor, tuple):
+            self.blocked = survivor
+            self.wake_us = self._runtime.clock.now().boot_us + round(_BURY_PATIENCE_S * 1e6)
+        else:
+            self.blocked = None
+            self.buried = True
+        self._on_change()
+
+    def look(self, directory: Path, step_id: str) -> Evidence:
+        """What the directory shows now."""
+        evidence = self._runtime.commands.look(directory, step_id)
+        if evidence.sight is not Sight.ALIVE:
+            self._forget_pidfd()
+        return evidence
+
+    def _watch(self, process: ProcessId | None) -> None:
+        pidfd = self._runtime.commands.open_pidfd(process) if process is not None else None
+        if pidfd is None:
+            return
+        self._pidfd = pidfd
+        self._runtime.watch_fd(pidfd, self._ended)
+
+    def _ended(self) -> None:
+        self._forget_pidfd()
+        self._on_change()
+
+    def _forget_pidfd(self) -> None:
+        if self._pidfd is not None:
+            self._runtime.forget_fd(self._pidfd)
+            self._pidfd = None

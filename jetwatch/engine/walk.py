@@ -1,0 +1,169 @@
+"""The way of one open run: look, decide, act, until there is only waiting left. New runs and found ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from jetwatch.engine import decide as d
+from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.supervision import Supervision
+from jetwatch.engine.variables import for_step, step_id
+from jetwatch.events import RunReattached, StepFinished, StepStarted
+from jetwatch.records import (
+    Command,
+    CommandResult,
+    Ending,
+    Evidence,
+    ProcessId,
+    Run,
+    Sight,
+    Stamp,
+    Step,
+    StepState,
+)
+
+
+class Walk:
+    """One open run on its way. `on_close(run, action)` is called once, when it is over."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        run: Run,
+        *,
+        on_change: Callable[[], None],
+        on_close: Callable[[Run, d.Close], None],
+        found: bool,
+    ) -> None:
+        self.run = run
+        self.supervision = Supervision(runtime, on_change)
+        self._runtime = runtime
+        self._on_close = on_close
+        self._found = found
+
+    def advance(self, *, may_start: bool) -> None:
+        """Do all that can be done now. `may_start` false: no further command is started."""
+        while not self.supervision.busy and self._act(may_start):
+            pass
+
+    def _act(self, may_start: bool) -> bool:
+        """One decision. True: look again at once."""
+        now = self._runtime.clock.now()
+        step = d.first_unfinished(self.run)
+        evidence = self._look(step) if step is not None and step.state is StepState.STARTED else None
+        if self._found and evidence is not None and step is not None:
+            self._found = False
+            self._tell_reattached(step, evidence)
+        match d.decide(self.run, evidence, now):
+            case d.Start(step):
+                return may_start and self._start(step, now)
+            case d.Wait(step):
+                self.supervision.wait(self._directory(step), self._id(step), evidence or _NOTHING, step.command)
+                return False
+            case d.Stop(step):
+                self.supervision.stop(self._directory(step), self._id(step))
+                self.supervision.wait(self._directory(step), self._id(step), evidence or _NOTHING, step.command)
+                return False
+            case d.Record(step, result):
+                self._record(step, result, now)
+                return True
+            case d.Lose(step, reason):
+                return self._lose(step, reason, now)
+            case d.Close() as action:
+                self.supervision.reset()
+                self._on_close(self.run, action)
+                return False
+
+    def _look(self, step: Step) -> Evidence:
+        refusal = self.supervision.refused_for_good
+        if refusal is not None:
+            return Evidence(Sight.DONE, result=_refused(self._id(step), refusal.code, str(refusal)))
+        return self.supervision.look(self._directory(step), self._id(step))
+
+    def _start(self, step: Step, now: Stamp) -> bool:
+        if not self.supervision.may_launch():
+            return False
+        step = replace(step, state=StepState.STARTED, attempt=step.attempt + 1, started=now)
+        self._put(step, now, StepStarted(**self._whose(), step=step.name, attempt=step.attempt))
+        download = (Path(self.run.download_path), self.run.download_owner) if step.number == 0 else None
+        variables = for_step(self.run, self._runtime.host)
+        directory, name = self._directory(step), self._id(step)
+
+        def begin() -> ProcessId | None:
+            return self._runtime.commands.start_step(step.command, directory, name, variables, download=download)
+
+        self.supervision.launch(begin)
+        return False
+
+    def _record(self, step: Step, result: CommandResult, now: Stamp) -> None:
+        self.supervision.reset()
+        event = step_finished(step.name, step.command, result, **self._whose())
+        if event.ok:
+            result = replace(result, output_tail="")
+            self.run = replace(self.run, values={**self.run.values, **result.outputs})
+        self._put(replace(step, state=StepState.ENDED, result=result), now, event)
+
+    def _lose(self, step: Step, reason: str, now: Stamp) -> bool:
+        # After a reboot there is nobody left to end; otherwise `lost` is written only when all are gone.
+        if reason == "supervisor_died" and not self.supervision.buried:
+            if self.supervision.may_launch():
+                self.supervision.bury(self._directory(step), self._id(step))
+            return False
+        self._record(step, d.lost_result(self._id(step), reason, now), now)
+        return True
+
+    def _put(self, step: Step, now: Stamp, event: StepStarted | StepFinished) -> None:
+        steps = tuple(step if each.number == step.number else each for each in self.run.steps)
+        run = replace(self.run, steps=steps, progressed=now)
+        self._runtime.commit(event, runs=(run,))
+        self.run = run
+
+    def _tell_reattached(self, step: Step, evidence: Evidence) -> None:
+        alive = evidence.sight is Sight.ALIVE
+        self._runtime.tell(RunReattached(**self._whose(), step=step.name, alive=alive))
+
+    def _whose(self) -> dict[str, str]:
+        return {"watch": self.run.watch, "play_uuid": self.run.id}
+
+    def _directory(self, step: Step) -> Path:
+        return self._runtime.layout.step(self.run.id, step.name, step.attempt)
+
+    def _id(self, step: Step) -> str:
+        return step_id(self.run.id, step)
+
+
+_NOTHING = Evidence(Sight.ALIVE)
+
+
+def _refused(name: str, code: str, sentence: str) -> CommandResult:
+    return CommandResult(step_id=name, ending=Ending.NOT_STARTED, reason=code, detail=sentence)
+
+
+def step_finished(name: str, command: Command, result: CommandResult, *, watch: str, play_uuid: str) -> StepFinished:
+    """What there is to tell of a step's or a hook's end."""
+    ok = result.ended_well(command.ok_exit_codes)
+    return StepFinished(
+        watch=watch,
+        play_uuid=play_uuid,
+        step=name,
+        ok=ok,
+        reason=None if ok else _reason(result),
+        detail=result.detail,
+        exit_code=result.shell_exit_code,
+        signal=result.signal,
+        timed_out=result.ending is Ending.TIMEOUT,
+        duration_s=round(result.duration_s, 3),
+        cpu_s=round(result.cpu_user_s + result.cpu_system_s, 3),
+        max_rss_bytes=result.max_rss_bytes,
+        output_bytes=result.output_bytes,
+        left_running=result.left_running or None,
+        output_tail=None if ok else result.output_tail,
+    )
+
+
+def _reason(result: CommandResult) -> str:
+    if result.reason is not None:
+        return result.reason
+    return "exit_code" if result.ending is Ending.EXITED else result.ending.value
