@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jetwatch.errors import CommandNotStarted
-from jetwatch.process import launch, output
+from jetwatch.process import launch
+from jetwatch.process import output as output_frames
 from jetwatch.process.hold import hold
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Start, Surroundings, prepare, user_ids, write_env_file
@@ -24,23 +25,9 @@ from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId
 from jetwatch.statedir import StateDir
 
 _TRASH = ".trash."
+_STEPS = ("download", "play")
 
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A directory that a run's command is to find: made if it is missing, and given to `owner` (None: the agent)."""
-
-    path: Path
-    owner: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """Output of step directories to be put together as one plain file for a hook."""
-
-    sources: tuple[Path, ...]
-    target: Path
-    owner: str | None
+Variables = Mapping[str, str | Mapping[str, str]]
 
 
 class Commands:
@@ -57,28 +44,47 @@ class Commands:
 
     # -- steps and hooks
 
-    def start(
+    def start_step(
         self,
         command: Command,
         directory: Path,
         step_id: str,
-        variables: Mapping[str, str | Mapping[str, str]],
+        variables: Variables,
         *,
-        grant: Grant | None = None,
-        export: Export | None = None,
+        download: tuple[Path, str | None] | None,
     ) -> ProcessId | None:
-        """Start one step or hook under a supervisor of its own, in a fresh `directory`. Blocks.
+        """Start a step of a run under a supervisor of its own, in a fresh `directory`. Blocks.
 
+        `download` is a directory to be made first if it is missing, and the user it is given to (None: the agent's).
         Raises CommandNotStarted when it cannot be started (`no_supervisor`, `no_room`: not now; anything else: never).
         """
-        try:
+        with _room_needed():
             directory.mkdir(mode=0o700, parents=True)
-            if grant is not None:
-                _grant(grant)
-            if export is not None:
-                _export(export)
-        except OSError as error:
-            raise CommandNotStarted("no_room", f"{error.filename}: {error.strerror}") from error
+            if download is not None:
+                _make_download(*download)
+        return self._launch(command, directory, step_id, variables)
+
+    def start_hook(
+        self,
+        command: Command,
+        directory: Path,
+        step_id: str,
+        variables: Variables,
+        *,
+        output: tuple[Path, Path, str | None] | None,
+    ) -> ProcessId | None:
+        """Start a hook under a supervisor of its own, in a fresh `directory`. Blocks.
+
+        `output` names a plain file to be made of the output of a run, that run's directory, and the user it is given
+        to. Raises CommandNotStarted as `start_step` does.
+        """
+        with _room_needed():
+            directory.mkdir(mode=0o700, parents=True)
+            if output is not None:
+                _write_plain_output(*output)
+        return self._launch(command, directory, step_id, variables)
+
+    def _launch(self, command: Command, directory: Path, step_id: str, variables: Variables) -> ProcessId | None:
         start = Start(
             step_id=step_id,
             variables=variables,
@@ -117,7 +123,7 @@ class Commands:
         command: Command,
         check_id: str,
         *,
-        variables: Mapping[str, str | Mapping[str, str]],
+        variables: Variables,
         secrets: Mapping[str, str],
         cancel_fd: int,
         on_blocked: Callable[[int, str], None],
@@ -142,7 +148,7 @@ class Commands:
             if kind == "blocked":
                 on_blocked(facts["pid"], facts["state"])
 
-        document, _ = hold(spec, output.Counter(), announce, cancel_fd, supervisor=False)
+        document, _ = hold(spec, output_frames.Counter(), announce, cancel_fd, supervisor=False)
         return msgspec.convert(document, CommandResult)
 
     def end_old_checks(self) -> None:
@@ -213,31 +219,45 @@ def _entries(parent: Path) -> list[Path]:
     return sorted(parent.iterdir()) if parent.is_dir() else []
 
 
-def _grant(grant: Grant) -> None:
-    grant.path.mkdir(mode=0o700, exist_ok=True)
-    ids = user_ids(grant.owner)
+@contextmanager
+def _room_needed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandNotStarted("no_room", f"{error.filename}: {error.strerror}") from error
+
+
+def _make_download(path: Path, owner: str | None) -> None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    ids = user_ids(owner)
     if ids is not None:
-        os.chown(grant.path, *ids)
+        os.chown(path, *ids)
 
 
-def _export(export: Export) -> None:
+def _write_plain_output(target: Path, run: Path, owner: str | None) -> None:
     """One plain file with the output of all steps, gaps said. Written once; a later try finds it."""
-    if export.target.exists():
+    if target.exists():
         return
-    ids = user_ids(export.owner)
-    building = export.target.with_suffix(".new")
+    ids = user_ids(owner)
+    building = target.with_name(f"{target.name}.new")
     fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as target:
-        for source in export.sources:
+    with os.fdopen(fd, "wb") as plain:
+        for source in _step_directories(run):
             position = 0
-            for offset, _, data in output.read(str(source)):
+            for offset, _, data in output_frames.read(str(source)):
                 if offset > position:
-                    target.write(f"\n... {offset - position} bytes dropped ...\n".encode())
-                target.write(data)
+                    plain.write(f"\n... {offset - position} bytes dropped ...\n".encode())
+                plain.write(data)
                 position = offset + len(data)
         if ids is not None:
-            os.fchown(target.fileno(), *ids)
-    building.rename(export.target)
+            os.fchown(plain.fileno(), *ids)
+    building.rename(target)
+
+
+def _step_directories(run: Path) -> list[Path]:
+    """Every start of every step, in order."""
+    found = (path for name in _STEPS for path in run.glob(f"{name}.*"))
+    return sorted(found, key=lambda path: (_STEPS.index(path.stem), int(path.suffix[1:])))
 
 
 def _tree_bytes(top: Path) -> int:

@@ -232,9 +232,10 @@ def _signal(directory: Path, step_id: str, number: int) -> None:
 
 
 def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
-    """Take a dead supervisor's lock and end everything that it left. Returns pid and state of one who cannot be ended, None: all are gone.
+    """Take a dead supervisor's lock and end everything that it left.
 
-    Blocks up to `patience_s`. Called again until nobody is left; only then may the step be called lost.
+    Returns pid and state of one who cannot be ended, None when all are gone. Blocks up to `patience_s`. Called again
+    until nobody is left; only then may the step be called lost.
     """
     lock_fd = _take_lock(directory)
     if lock_fd is None:
