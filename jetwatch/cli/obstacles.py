@@ -1,0 +1,127 @@
+"""All that stands in the way of a watch, and all that waits, in sentences. Shared by `status` and `why`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from jetwatch.cli.people import Times
+from jetwatch.cli.standing import WatchStanding, suspension_in_force
+from jetwatch.engine.admission import is_held
+from jetwatch.records import OutboxEntry, WatchState
+from jetwatch.telemetry.plain import cut
+
+REVISION_WIDTH = 12
+
+_WAITING: Mapping[str, str] = {
+    "agent_stopping": "the agent is stopping",
+    "suspended": "the watch is suspended",
+    "held": "the watch is held",
+    "quarantined": "the revision is quarantined",
+    "blocked": "a command of the watch cannot be killed",
+    "run_open": "the open run to end",
+    "max_runs": "another run to end: max_runs of them go on",
+    "disk_low": "room on the disk: less is free than disk_reserve",
+    "window": "its window to open",
+    "hooks": "the first try of its hooks",
+}
+_QUARANTINE: Mapping[str, str] = {
+    "max_attempts": "its attempts are used up",
+    "cancelled": "its run was cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A stable word, the sentence for a person, and the style it is shown in."""
+
+    code: str
+    sentence: str
+    style: str = "yellow"
+
+
+def obstacles(watch: WatchStanding, times: Times) -> list[Obstacle]:
+    """Whatever stands in the way of new runs of this watch now."""
+    state = watch.state
+    found = []
+    if not watch.configured:
+        found.append(Obstacle("removed", "not in the configuration any more: what is open is finished"))
+    if suspension_in_force(watch, times.now):
+        found.append(Obstacle("suspended", _suspended(state, times)))
+    if state.quarantined_revision is not None:
+        found.append(Obstacle("quarantined", _quarantined(state), "red"))
+    if is_held(state, times.now) and state.held_until is not None:
+        sentence = f"held until {times.coming(state.held_until)}: {state.lost_in_a_row} lost runs in a row"
+        found.append(Obstacle("held", sentence, "red"))
+    if watch.blocked is not None:
+        found.append(Obstacle("blocked", f"blocked: {watch.blocked} cannot be killed", "red"))
+    return found
+
+
+def waiting(watch: WatchStanding, times: Times) -> list[Obstacle]:
+    """Whatever of this watch waits for its time or its turn."""
+    return list(_waiting(watch, times))
+
+
+def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
+    state = watch.state
+    if state.retry_at is not None:
+        attempt = state.retry.attempt if state.retry is not None else state.attempt + 1
+        yield Obstacle("retry", f"attempt {attempt} of the failed run: {times.coming(state.retry_at)}")
+    if state.due is not None:
+        reasons = " and ".join(waiting_for(code) for code in state.waiting_for) or "its turn"
+        yield Obstacle("due", f"due since {times.moment(state.due.at)}; it waits for {reasons}")
+    if state.trigger is not None:
+        by = f" by {state.trigger.by}" if state.trigger.by else ""
+        yield Obstacle("trigger", f"a check was asked for{by}, {times.past(state.trigger.at)}")
+    if watch.hooks:
+        yield Obstacle("hooks", _hooks(watch.hooks, times))
+    if state.hooks_abandoned:
+        yield Obstacle("hooks_abandoned", f"{_count(state.hooks_abandoned, 'hook')} given up so far", "red")
+
+
+def waiting_for(code: str) -> str:
+    """What a code of `WatchState.waiting_for` means."""
+    if code.startswith("exclusive:"):
+        return f"a run that holds {code.partition(':')[2]}"
+    return _WAITING.get(code, code.replace("_", " "))
+
+
+def _suspended(state: WatchState, times: Times) -> str:
+    suspension = state.suspended
+    if suspension is None:
+        return ""
+    until = f"until {times.coming(suspension.until)}" if suspension.until else "until jetp resume"
+    return f"suspended by {suspension.by} {until}: {suspension.reason}"
+
+
+def _quarantined(state: WatchState) -> str:
+    why = _QUARANTINE.get(state.quarantine_reason or "", state.quarantine_reason or "")
+    revision = cut(state.quarantined_revision or "", REVISION_WIDTH)
+    return f"revision {revision} is quarantined: {why}. Another one or jetp clear {state.watch} ends it"
+
+
+def _hooks(hooks: tuple[OutboxEntry, ...], times: Times) -> str:
+    first = hooks[0]
+    verb = "waits" if len(hooks) == 1 else "wait"
+    said = f"{_count(len(hooks), 'hook')} {verb}; the oldest, {first.name}, since {times.moment(first.owed_since)}"
+    if first.result is None:
+        return said
+    again = f", again {times.future(first.not_before)}" if first.not_before is not None else ""
+    return f"{said}. {_count(first.deliveries, 'try', 'tries')}, the last: {last_error(first)}{again}"
+
+
+def last_error(hook: OutboxEntry) -> str:
+    """How the newest try of a hook ended."""
+    result = hook.result
+    if result is None:
+        return ""
+    if result.detail:
+        return result.detail
+    if result.signal:
+        return result.signal
+    return f"exit {result.exit_code}" if result.exit_code is not None else result.ending.value.replace("_", " ")
+
+
+def _count(number: int, word: str, plural: str = "") -> str:
+    return f"{number} {word if number == 1 else plural or word + 's'}"

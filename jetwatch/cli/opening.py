@@ -1,0 +1,108 @@
+"""What every command that looks into a state directory begins with: which one, the journal in it, the agent on it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jetwatch.clock import SystemClock
+from jetwatch.errors import NotPermitted, UsageError
+from jetwatch.journal.journal import Journal
+from jetwatch.process import tree
+from jetwatch.records import AgentState, Stamp
+from jetwatch.statedir import StateDir, choose, read_holder, take_lock
+
+
+def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--state-dir DIR`, handed to the command as `layout: StateDir`."""
+    return click.option(
+        "--state-dir",
+        "layout",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        callback=_layout,
+        help="The agent's state directory, where it is not the usual one.",
+    )(command)
+
+
+def _layout(_context: click.Context, _parameter: click.Parameter, option: Path | None) -> StateDir:
+    return StateDir.at(choose(option, os.environ, None))
+
+
+@contextmanager
+def reading(layout: StateDir) -> Iterator[Journal]:
+    """The journal, opened to read. Raises NotPermitted, UsageError when there is none, JournalError."""
+    refuse_foreign(layout)
+    journal = Journal.open_to_read(layout.journal)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextmanager
+def writing(layout: StateDir) -> Iterator[Journal]:
+    """The journal, opened to write in an agent's place: nobody else can be one meanwhile.
+
+    Raises StateDirBusy when an agent holds the state directory, NotPermitted, JournalError.
+    """
+    refuse_foreign(layout, os.R_OK | os.W_OK)
+    own = tree.look_up(os.getpid())
+    lock_fd = take_lock(layout, own.start_ticks if own is not None else 0)
+    try:
+        journal = Journal.open(layout.journal)
+        try:
+            yield journal
+        finally:
+            journal.close()
+    finally:
+        os.close(lock_fd)
+
+
+def refuse_foreign(layout: StateDir, wanted: int = os.R_OK) -> None:
+    """Raise NotPermitted when this user may not use the journal as `wanted` (flags of os.access)."""
+    try:
+        permitted = not layout.journal.exists() or os.access(layout.journal, wanted)
+    except PermissionError:
+        permitted = False
+    if not permitted:
+        raise NotPermitted(f"{layout.root}: only the agent's own user and root may do this")
+
+
+def present() -> Stamp:
+    """This instant by both clocks."""
+    clock = SystemClock()
+    try:
+        return clock.now()
+    finally:
+        clock.close()
+
+
+def is_running(layout: StateDir, agent: AgentState | None) -> bool:
+    """Whether the agent of the journal lives: it wrote its name into the lock file, and that very process is there."""
+    holder = read_holder(layout)
+    if agent is None or holder != (agent.pid, agent.start_ticks):
+        return False
+    process = tree.look_up(agent.pid)
+    return process is not None and process.start_ticks == agent.start_ticks and not process.is_dead
+
+
+def known_watches(journal: Journal) -> list[str]:
+    """The watches of the newest configuration; of a journal without an agent, every one that is in it."""
+    agent = journal.agent()
+    return sorted(agent.watches if agent is not None and agent.watches else journal.watches())
+
+
+def require_watch(name: str, known: Collection[str]) -> str:
+    """`name`, if there is such a watch. Raises UsageError with the nearest one."""
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known)) or 'none'}"
+    raise UsageError(f"there is no watch {name!r}: {hint}")

@@ -1,0 +1,141 @@
+"""How things stand: what the journal says of the agent and of every watch, and what of it is unwell. No output here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jetwatch.cli.opening import is_running, known_watches
+from jetwatch.cli.people import elapsed_s
+from jetwatch.engine.admission import is_held
+from jetwatch.engine.verbs import is_suspended
+from jetwatch.journal.journal import Journal
+from jetwatch.records import AgentState, CheckResult, OutboxEntry, Outcome, Run, Stamp, StepState, WatchState
+from jetwatch.statedir import StateDir
+
+HOOKS_LATE_AFTER_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStanding:
+    """One watch. `newest` is its newest closed run. `configured` false: removed, but something of it is still open."""
+
+    name: str
+    state: WatchState
+    open_run: Run | None
+    newest: Run | None
+    hooks: tuple[OutboxEntry, ...]
+    blocked: str | None
+    configured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The agent and its watches at one instant. `agent` None: none ever said anything of itself."""
+
+    now: Stamp
+    root: Path
+    running: bool
+    agent: AgentState | None
+    watches: tuple[WatchStanding, ...]
+
+    @property
+    def config_rejected(self) -> str | None:
+        """Why the newest configuration is not in force; None when it is, or when nobody runs."""
+        return self.agent.config_rejected if self.agent is not None and self.running else None
+
+
+def look(layout: StateDir, journal: Journal, now: Stamp) -> Standing:
+    """Gather everything."""
+    agent = journal.agent()
+    configured = known_watches(journal)
+    states = journal.watches()
+    open_runs = {run.watch: run for run in journal.open_runs()}
+    owed: dict[str, list[OutboxEntry]] = {}
+    for entry in journal.owed_hooks():
+        owed.setdefault(entry.watch, []).append(entry)
+    names = sorted({*configured, *open_runs, *owed})
+    running = is_running(layout, agent)
+    return Standing(
+        now=now,
+        root=layout.root,
+        running=running,
+        agent=agent,
+        watches=tuple(
+            WatchStanding(
+                name=name,
+                state=states.get(name, WatchState(name)),
+                open_run=open_runs.get(name),
+                newest=_newest_closed(journal, name),
+                hooks=tuple(owed.get(name, ())),
+                blocked=agent.blocked.get(name) if agent is not None and running else None,
+                configured=name in configured,
+            )
+            for name in names
+        ),
+    )
+
+
+def _newest_closed(journal: Journal, watch: str) -> Run | None:
+    # At most one run of a watch is open, and it is the newest.
+    return next((run for run in journal.runs(watch=watch, limit=2) if not run.is_open), None)
+
+
+def present_step(run: Run) -> str:
+    """The step at which an open run stands."""
+    for step in run.steps:
+        if step.state is StepState.STARTED:
+            return step.name
+    return next((step.name for step in run.steps if step.state is StepState.PENDING), "")
+
+
+def how_it_ended(run: Run) -> str:
+    """`ok`, `failed (play, exit 4)`, `lost (play)`; `running` for an open one."""
+    if run.outcome is None:
+        return f"running ({present_step(run)})" if present_step(run) else "running"
+    if run.outcome is Outcome.OK:
+        return "ok"
+    facts = [run.failed_step] if run.failed_step else []
+    if run.exit_code:
+        facts.append(f"exit {run.exit_code}")
+    elif run.reason and run.reason != run.outcome:
+        facts.append(run.reason.replace("_", " "))
+    return f"{run.outcome} ({', '.join(facts)})" if facts else str(run.outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that is unwell: a stable word, and whose it is (empty: the agent's)."""
+
+    code: str
+    watch: str = ""
+
+
+def complaints(standing: Standing) -> list[Complaint]:
+    """Everything that makes `jetp status --check` leave with 1."""
+    found = [] if standing.running else [Complaint("agent_not_running")]
+    if standing.config_rejected:
+        found.append(Complaint("config_rejected"))
+    for watch in standing.watches:
+        found += [Complaint(code, watch.name) for code in _complaints_of(watch, standing.now)]
+    return found
+
+
+def _complaints_of(watch: WatchStanding, now: Stamp) -> list[str]:
+    state, newest = watch.state, watch.newest
+    late = any(elapsed_s(hook.owed_since, now) > HOOKS_LATE_AFTER_S for hook in watch.hooks)
+    found = {
+        "last_run": watch.configured and newest is not None and newest.outcome is not Outcome.OK,
+        "check_error": watch.configured and state.last_result is CheckResult.ERROR,
+        "quarantined": state.quarantined_revision is not None,
+        "held": is_held(state, now),
+        "blocked": watch.blocked is not None,
+        "hooks_late": late,
+        "hooks_abandoned": state.hooks_abandoned > 0,
+    }
+    return [code for code, is_so in found.items() if is_so]
+
+
+def suspension_in_force(watch: WatchStanding, now: Stamp) -> bool:
+    """Whether the watch is suspended at this instant."""
+    return is_suspended(watch.state, now)

@@ -1,0 +1,122 @@
+"""`jetp why`, drawn: per watch the last decision, the next one, and all that stands in the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, obstacles, waiting
+from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, iso
+from jetwatch.cli.standing import Standing, WatchStanding, how_it_ended, present_step
+from jetwatch.records import CheckResult
+from jetwatch.telemetry.plain import cut
+
+_ANSWERS = {
+    CheckResult.DUE: "the check said: due",
+    CheckResult.NOT_DUE: "the check said: not due",
+    CheckResult.LATER: "the check said: later",
+    CheckResult.ERROR: "the check went into error",
+    CheckResult.SKIPPED: "the check was skipped",
+}
+
+
+def draw(standing: Standing, watches: list[WatchStanding], screen: Screen, times: Times) -> None:
+    """Print it for people."""
+    if not watches:
+        screen.line("There is no watch yet.")
+    for number, watch in enumerate(watches):
+        if number:
+            screen.line()
+        screen.line(watch.name, "bold")
+        screen.pairs([(f"  {name}", cell) for name, cell in _rows(standing, watch, times)])
+
+
+def _rows(standing: Standing, watch: WatchStanding, times: Times) -> list[tuple[str, Cell]]:
+    rows: list[tuple[str, Cell]] = [("last check", _last_check(watch, times))]
+    if watch.newest is not None:
+        rows.append(("last run", _last_run(watch, times)))
+    rows.append(("next", next_decision(standing, watch, times)))
+    found = in_the_way(standing, watch, times)
+    rows += [("in the way" if number == 0 else "", (each.sentence, each.style)) for number, each in enumerate(found)]
+    if not found:
+        rows.append(("in the way", ("nothing", "green")))
+    return rows
+
+
+def _last_check(watch: WatchStanding, times: Times) -> str:
+    state = watch.state
+    if state.last_check is None or state.last_result is None:
+        return "there was none yet"
+    said = _ANSWERS[state.last_result]
+    reason = f" ({state.last_reason.replace('_', ' ')})" if state.last_reason else ""
+    streak = f", {state.check_errors} times in a row" if state.check_errors > 1 else ""
+    has_answer = state.last_result in (CheckResult.DUE, CheckResult.NOT_DUE, CheckResult.LATER)
+    revision = f", revision {cut(state.last_revision, REVISION_WIDTH)}" if state.last_revision and has_answer else ""
+    return f"{times.moment(state.last_check)}: {said}{reason}{streak}{revision}"
+
+
+def _last_run(watch: WatchStanding, times: Times) -> Cell:
+    run = watch.newest
+    if run is None:
+        return "none"
+    revision = f", revision {cut(run.revision, REVISION_WIDTH)}" if run.revision else ""
+    when = times.moment(run.closed) if run.closed is not None else ""
+    return f"{when}: {run.id[:8]} {how_it_ended(run)}{revision}", OUTCOME_STYLES.get(run.outcome or "", "")
+
+
+def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str:
+    """What happens next if nobody does anything."""
+    if not standing.running:
+        return "nothing, until an agent runs: jetp watch --watch-config PATH"
+    parts = []
+    if watch.open_run is not None:
+        run = watch.open_run
+        ending = ", it is being cancelled" if run.cancel is not None else ""
+        parts.append(
+            f"run {run.id[:8]} goes on with {present_step(run) or 'its end'}, {times.since(run.opened)}{ending}"
+        )
+    elif watch.state.due is not None:
+        parts.append("a run, as soon as nothing is in the way")
+    if watch.state.retry_at is not None:
+        parts.append(f"a retry {times.coming(watch.state.retry_at)}")
+    if watch.state.next_check is not None:
+        parts.append(f"a check {times.coming(watch.state.next_check)}")
+    return "; then ".join(parts) or "nothing is planned"
+
+
+def in_the_way(standing: Standing, watch: WatchStanding, times: Times) -> list[Obstacle]:
+    """Whatever stands in the way, the agent's troubles first."""
+    found = []
+    if not standing.running:
+        found.append(Obstacle("agent_not_running", f"no agent is running on {standing.root}", "red"))
+    if standing.config_rejected:
+        sentence = f"the newest configuration was rejected, the one before it is in force: {standing.config_rejected}"
+        found.append(Obstacle("config_rejected", sentence, "red"))
+    found += obstacles(watch, times)
+    if watch.open_run is not None:
+        found.append(Obstacle("run_open", f"run {watch.open_run.id[:8]} is open: one run at a time", "cyan"))
+    return found + waiting(watch, times)
+
+
+def as_data(standing: Standing, watches: list[WatchStanding], times: Times) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [_watch_data(standing, watch, times) for watch in watches]
+
+
+def _watch_data(standing: Standing, watch: WatchStanding, times: Times) -> dict[str, Any]:
+    state = watch.state
+    at_us = None if state.next_check is None else times.now.wall_us + state.next_check.remaining_us(times.now)
+    return {
+        "watch": watch.name,
+        "agent_running": standing.running,
+        "last_check": iso(state.last_check.wall_us) if state.last_check is not None else None,
+        "last_result": state.last_result,
+        "last_reason": state.last_reason,
+        "last_revision": state.last_revision or None,
+        "last_run": watch.newest.id if watch.newest is not None else None,
+        "last_outcome": watch.newest.outcome if watch.newest is not None else None,
+        "open_run": watch.open_run.id if watch.open_run is not None else None,
+        "next": next_decision(standing, watch, times),
+        "next_check": iso(at_us) if at_us is not None else None,
+        "waiting_for": list(state.waiting_for),
+        "in_the_way": [{"code": each.code, "sentence": each.sentence} for each in in_the_way(standing, watch, times)],
+    }
