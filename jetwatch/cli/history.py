@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from jetwatch.cli.obstacles import last_error
-from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, iso
+from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, elapsed_s, iso
 from jetwatch.cli.standing import how_it_ended, present_step
 from jetwatch.records import CommandResult, Ending, HookState, OutboxEntry, Run, Step, StepState
 from jetwatch.statedir import StateDir
-from jetwatch.telemetry.plain import cut, duration, size
+from jetwatch.telemetry.plain import compact, cut, duration, size
 
-_REVISION_WIDTH = 10
+_REVISION_WIDTH = 9
 _STEP_STYLES = {StepState.PENDING: "dim", StepState.SKIPPED: "dim", StepState.STARTED: "cyan"}
 _HOOK_STYLES = {HookState.OWED: "yellow", HookState.DELIVERED: "green", HookState.ABANDONED: "red"}
 
@@ -37,24 +37,26 @@ def _run_row(run: Run, times: Times) -> list[Cell]:
         (run.id[:8], "bold"),
         run.watch,
         times.past(run.opened),
-        took(run, times),
+        compact(_took_s(run) if run.closed is not None else elapsed_s(run.opened, times.now)),
         f"{run.trigger.kind}{again}",
-        (how_it_ended(run), OUTCOME_STYLES.get(run.outcome or "", "cyan")),
+        (_how_in_short(run), OUTCOME_STYLES.get(run.outcome or "", "cyan")),
         (cut(run.revision, _REVISION_WIDTH), "dim"),
     ]
 
 
+def _how_in_short(run: Run) -> str:
+    """`ok`, `failed (play 4)`, `running (play)`."""
+    return how_it_ended(run).replace(", exit ", " ")
+
+
 def took(run: Run, times: Times) -> str:
     """How long a run took, or has been taking."""
-    return times.since(run.opened) if run.closed is None else duration(_took_s(run) or 0)
+    return times.since(run.opened) if run.closed is None else duration(_took_s(run))
 
 
-def _took_s(run: Run) -> float | None:
-    if run.closed is None:
-        return None
-    if run.closed.boot_id == run.opened.boot_id:
-        return (run.closed.boot_us - run.opened.boot_us) / 1_000_000
-    return max(0, run.closed.wall_us - run.opened.wall_us) / 1_000_000
+def _took_s(run: Run) -> float:
+    """Seconds from the opening of a closed run to its end."""
+    return elapsed_s(run.opened, run.closed) if run.closed is not None else 0.0
 
 
 def run_as_data(run: Run) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def run_as_data(run: Run) -> dict[str, Any]:
         "step": present_step(run) if run.is_open else None,
         "started": iso(run.opened.wall_us),
         "ended": iso(run.closed.wall_us) if run.closed is not None else None,
-        "duration_s": _took_s(run),
+        "duration_s": round(_took_s(run), 3) if run.closed is not None else None,
     }
 
 

@@ -67,7 +67,7 @@ def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
     state = watch.state
     if state.retry_at is not None:
         attempt = state.retry.attempt if state.retry is not None else state.attempt + 1
-        yield Obstacle("retry", f"attempt {attempt} of the failed run: {times.coming(state.retry_at)}")
+        yield Obstacle("retry", f"backoff: attempt {attempt} waits until {times.coming(state.retry_at)}")
     if state.due is not None:
         reasons = " and ".join(waiting_for(code) for code in state.waiting_for) or "its turn"
         yield Obstacle("due", f"due since {times.moment(state.due.at)}; it waits for {reasons}")

@@ -27,7 +27,7 @@ OUTCOME_STYLES: Mapping[str, str] = {
     Outcome.LOST: "red",
     Outcome.CANCELLED: "yellow",
 }
-_PLAIN_WIDTH = 80
+_LAST_COLUMN_LEAST = 6
 
 
 class Screen:
@@ -55,8 +55,12 @@ class Screen:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for head in heads:
-            table.add_column(head, no_wrap=True, overflow="ellipsis")
+        widths = [max(len(_text(cell)) for cell in column) for column in zip(heads, *rows, strict=True)]
+        # The last column gives way first; where that is not enough, all of them do.
+        fits = sum(widths[:-1]) + 2 * len(widths) + _LAST_COLUMN_LEAST <= self._console.width
+        for head, width in zip(heads, widths, strict=True):
+            least = width if fits and head != heads[-1] else None
+            table.add_column(head, no_wrap=True, overflow="ellipsis", min_width=least)
         self._add(table, rows)
 
     def pairs(self, rows: Sequence[tuple[str, Cell]]) -> None:

@@ -18,7 +18,9 @@ def draw(standing: Standing, screen: Screen, times: Times) -> None:
     if not standing.watches:
         return
     screen.line()
-    screen.table(("WATCH", "LAST CHECK", "NEXT CHECK", "LAST RUN"), [_row(each, times) for each in standing.watches])
+    screen.table(
+        ("WATCH", "LAST CHECK", "NEXT CHECK", "LAST RUN"), [_row(standing, each, times) for each in standing.watches]
+    )
     notes = [(watch, note) for watch in standing.watches for note in _notes(watch, times)]
     if notes:
         screen.line()
@@ -53,8 +55,9 @@ def _agent_cell(standing: Standing, times: Times) -> Cell:
     return "not running", "red"
 
 
-def _row(watch: WatchStanding, times: Times) -> list[Cell]:
-    return [(watch.name, "bold"), _check_cell(watch, times), _next_cell(watch, times), _run_cell(watch, times)]
+def _row(standing: Standing, watch: WatchStanding, times: Times) -> list[Cell]:
+    next_check = times.future(watch.state.next_check) if standing.running else "-"
+    return [(watch.name, "bold"), _check_cell(watch, times), next_check, _run_cell(watch, times)]
 
 
 def _check_cell(watch: WatchStanding, times: Times) -> Cell:
@@ -64,10 +67,6 @@ def _check_cell(watch: WatchStanding, times: Times) -> Cell:
     said = state.last_result.replace("_", " ")
     again = f" x{state.check_errors}" if state.check_errors > 1 else ""
     return f"{said}{again} {times.past(state.last_check)}", _CHECK_STYLES.get(state.last_result, "")
-
-
-def _next_cell(watch: WatchStanding, times: Times) -> Cell:
-    return times.future(watch.state.next_check)
 
 
 def _run_cell(watch: WatchStanding, times: Times) -> Cell:

@@ -71,9 +71,8 @@ def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str
     if watch.open_run is not None:
         run = watch.open_run
         ending = ", it is being cancelled" if run.cancel is not None else ""
-        parts.append(
-            f"run {run.id[:8]} goes on with {present_step(run) or 'its end'}, {times.since(run.opened)}{ending}"
-        )
+        step = present_step(run) or "its end"
+        parts.append(f"run {run.id[:8]} goes on with {step}, {times.since(run.opened)} so far{ending}")
     elif watch.state.due is not None:
         parts.append("a run, as soon as nothing is in the way")
     if watch.state.retry_at is not None:

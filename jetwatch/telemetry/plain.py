@@ -41,6 +41,17 @@ def _pair(whole: int, major: int, major_name: str, minor: int, minor_name: str) 
     return f"{count} {major_name} {rest // minor} {minor_name}" if rest // minor else f"{count} {major_name}"
 
 
+def compact(seconds: float) -> str:
+    """A length of time for a narrow column: `0.2s`, `42s`, `3m20s`, `2h05m`, `3d04h`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for length, unit, minor, minor_unit in ((_DAY_S, "d", _HOUR_S, "h"), (_HOUR_S, "h", _MINUTE_S, "m")):
+        if whole >= length:
+            return f"{whole // length}{unit}{whole % length // minor:02}{minor_unit}"
+    return f"{whole // _MINUTE_S}m{whole % _MINUTE_S:02}s" if whole >= _MINUTE_S else f"{whole}s"
+
+
 def size(count: int) -> str:
     """A number of bytes: `512 B`, `4.0 KiB`, `12 MiB`."""
     amount, unit = float(count), "B"
