@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jetwatch.telemetry.plain import cut, duration, size, visible
+from jetwatch.telemetry.plain import compact, cut, duration, size, visible
 
 
 class Fields(dict[str, Any]):
@@ -29,7 +29,7 @@ _WATCH_WIDTH_MOST = 16
 _EVENT_WIDTH = 14
 _ID_WIDTH = 8
 _REVISION_WIDTH = 12
-_LAST_WORDS_LEAST = 20  # of a failed command's last line, however narrow the terminal is
+_LAST_WORDS_LEAST = 40  # of a failed command's last line: worth a second line of a narrow terminal
 
 
 class ConsoleLine:
@@ -87,7 +87,7 @@ def _ending(line: Fields) -> str:
 
 
 def _took(line: Fields) -> str:
-    return duration(line["duration_s"]) if "duration_s" in line else ""
+    return compact(line["duration_s"]) if "duration_s" in line else ""
 
 
 def _revision(line: Fields) -> str:
@@ -96,7 +96,7 @@ def _revision(line: Fields) -> str:
 
 def _agent_started(line: Fields) -> list[str]:
     watches = f"{line['watches']} watch" + ("" if line["watches"] == 1 else "es")
-    return [f"pid {line['pid']}", watches, f"detach {'yes' if line['detach'] else 'no'}", str(line["config"])]
+    return [watches, str(line["config"]), "" if line["detach"] else "no detach"]
 
 
 def _check_finished(line: Fields) -> list[str]:
@@ -125,7 +125,7 @@ def _run_finished(line: Fields) -> list[str]:
     outcome = str(line["outcome"])
     if outcome == "ok":
         return ["ok", _took(line), _revision(line)]
-    how = f"{outcome} at {line['failed_step']}" if line.get("failed_step") else outcome
+    how = f"{line['failed_step']} {outcome}" if line.get("failed_step") else outcome
     why = _ending(line)
     return [how, why if why != outcome else "", _took(line)]
 

@@ -41,14 +41,13 @@ class Outlet:
 
     def put(self, line: bytes) -> None:
         """Write `line` (which ends in a newline), now or later."""
-        if self._is_torn:
+        if self._is_torn and not self._waiting:
             line = b"\n" + line
         if self._waiting_bytes + len(line) > self._limit:
             self.flush()
         if self._waiting_bytes + len(line) > self._limit:
             self.dropped += 1
             return
-        self._is_torn = False
         self._waiting.append(line)
         self._waiting_bytes += len(line)
         self.flush()
@@ -64,7 +63,7 @@ class Outlet:
         except OSError as error:
             # EPIPE, EBADF, ENOSPC, EIO: nobody will read these lines. A named pipe may find a reader again later, and a
             # disk room: then the half line that it took before is ended first.
-            self._is_torn = self._written > 0 and error.errno != errno.EPIPE
+            self._is_torn = self._is_torn or (self._written > 0 and error.errno != errno.EPIPE)
             self.dropped += len(self._waiting)
             self._waiting.clear()
             self._waiting_bytes = self._written = 0
@@ -83,6 +82,7 @@ class Outlet:
 
     def _advance(self, count: int) -> None:
         self._written += count
+        self._is_torn = False
         if self._written == len(self._waiting[0]):
             self._waiting_bytes -= len(self._waiting.popleft())
             self._written = 0
