@@ -28,6 +28,7 @@ CONNECTION_LIMIT = 32
 REQUEST_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
 _BUSY = 75
+_REST_S = 1.0
 _READ_BYTES = 16 * 1024
 
 
@@ -71,6 +72,7 @@ class Server:
         self._lock = Lock()
         self._is_closed = False
         self._next_number = 0
+        self._resting_until: float | None = None
         self._connections: dict[int, _Connection] = {}
         self._by_number: dict[int, _Connection] = {}
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -83,6 +85,7 @@ class Server:
     def next_deadline_s(self) -> float | None:
         """Seconds until `serve_ready` has to be called although nothing is readable, None: never."""
         deadlines = [each.deadline for each in self._connections.values() if each.deadline is not None]
+        deadlines += [] if self._resting_until is None else [self._resting_until]
         return max(0.0, min(deadlines) - self._monotonic()) if deadlines else None
 
     def serve_ready(self) -> None:
@@ -95,6 +98,9 @@ class Server:
             elif fd in self._connections:
                 self._serve(self._connections[fd], events)
         now = self._monotonic()
+        if self._resting_until is not None and self._resting_until <= now:
+            self._resting_until = None
+            self._epoll.register(self._listener, select.EPOLLIN)
         for connection in list(self._connections.values()):
             if connection.deadline is not None and connection.deadline <= now:
                 self._expire(connection)
@@ -119,8 +125,11 @@ class Server:
         while True:
             try:
                 stream, _ = self._listener.accept()
+            except BlockingIOError:
+                return
             except OSError:
-                return  # nobody waits any more, or no descriptor is left: the next call tries again
+                self._rest()
+                return
             stream.setblocking(False)
             self._next_number += 1
             connection = _Connection(self._next_number, stream, self._monotonic() + REQUEST_TIMEOUT_S)
@@ -132,6 +141,11 @@ class Server:
             self._connections[stream.fileno()] = connection
             self._by_number[connection.number] = connection
             self._epoll.register(stream, select.EPOLLIN)
+
+    def _rest(self) -> None:
+        """No descriptor is left for another caller: look away for a while, or the waiting one would keep us busy."""
+        self._resting_until = self._monotonic() + _REST_S
+        self._epoll.unregister(self._listener)
 
     def _refusal(self, stream: socket.socket) -> Response | None:
         uid = _peer_uid(stream)
