@@ -98,14 +98,29 @@ def decide(run: Run, evidence: Evidence | None, now: Stamp) -> Action:
 
 
 def _before(run: Run, step: Step, now: Stamp) -> Action:
-    """Between two commands."""
+    """Between two commands, or before one that was about to start and never ran."""
     if run.cancel is not None:
         return Close(Outcome.CANCELLED, step.name, run.cancel.reason)
-    if run.progressed.boot_id != now.boot_id:
+    # Not `progressed`: the end of a command before the reboot may have been recorded after it.
+    if run.opened.boot_id != now.boot_id:
         return Close(Outcome.LOST, step.name, "reboot")
-    if now.boot_us - run.progressed.boot_us > STALE_AFTER_US:
+    if _stood_still_us(run, step, now) > STALE_AFTER_US:
         return Close(Outcome.CANCELLED, step.name, "stale")
     return Start(step)
+
+
+def _stood_still_us(run: Run, step: Step, now: Stamp) -> int:
+    """For how long nothing went on before `step`: since the last record, or since a command ended with no agent there.
+
+    Two ways to know the latter have to agree: a command's duration leaves out its machine's sleep, and the wall clock
+    may have been set.
+    """
+    recorded_us = now.boot_us - run.progressed.boot_us
+    before = run.steps[step.number - 1] if step.number > 0 and step.state is StepState.PENDING else None
+    if before is None or before.result is None or before.started is None or before.result.ended_us is None:
+        return recorded_us
+    ended_boot_us = before.started.boot_us + round(before.result.duration_s * 1_000_000)
+    return max(recorded_us, min(now.boot_us - ended_boot_us, now.wall_us - before.result.ended_us))
 
 
 def _during(run: Run, step: Step, evidence: Evidence, now: Stamp) -> Action:
@@ -118,9 +133,7 @@ def _during(run: Run, step: Step, evidence: Evidence, now: Stamp) -> Action:
         return Lose(step, "reboot")
     if evidence.sight is Sight.GONE:
         return Lose(step, "supervisor_died")
-    if run.cancel is not None:
-        return Close(Outcome.CANCELLED, step.name, run.cancel.reason)
-    return Start(step)
+    return _before(run, step, now)
 
 
 def _closed_by(run: Run, step: Step, result: CommandResult) -> Close:

@@ -188,7 +188,7 @@ class Engine:
         self._give_up_us = self._runtime.clock.now().boot_us + STOP_PATIENCE_US
         self._runtime.tell(AgentStopping(reason=reason, mode=mode))
         for lane in self._lanes.values():
-            lane.drop_check()
+            lane.asking.drop()
             if mode == "cancel" and lane.run is not None and lane.run.cancel is None:
                 now = self._runtime.clock.now()
                 lane.cancel_run(verbs.cancel(lane.run, by="agent", reason=CANCELLED_BY_STOP, now=now))
@@ -211,7 +211,7 @@ class Engine:
         return self._stopping == "cancel" or head is None or head.deliveries > 0
 
     def _is_done_once(self, lane: Lane) -> bool:
-        if lane.walk is not None or lane.asking is not None or lane.delivery.in_flight or lane.state.trigger:
+        if lane.walk is not None or lane.asking.under_way or lane.delivery.in_flight or lane.state.trigger:
             return False
         head = lane.delivery.head
         if head is not None and head.id not in lane.delivery.tried:
