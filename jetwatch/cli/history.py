@@ -100,7 +100,7 @@ def _facts(run: Run, layout: StateDir, times: Times) -> Iterator[tuple[str, Cell
     yield "run", (run.id, "bold")
     yield "watch", run.watch
     yield "outcome", (how_it_ended(run), OUTCOME_STYLES.get(run.outcome or "", "cyan"))
-    if run.reason:
+    if run.reason and run.reason != run.outcome:
         yield "reason", run.reason.replace("_", " ")
     if run.cancel is not None:
         yield (

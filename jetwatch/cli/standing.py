@@ -90,17 +90,22 @@ def present_step(run: Run) -> str:
 
 
 def how_it_ended(run: Run) -> str:
-    """`ok`, `failed (play, exit 4)`, `lost (play)`; `running` for an open one."""
+    """`ok`, `failed (play, exit 4)`, `failed (play, SIGKILL)`, `lost (play)`; `running` for an open one."""
     if run.outcome is None:
         return f"running ({present_step(run)})" if present_step(run) else "running"
     if run.outcome is Outcome.OK:
         return "ok"
     facts = [run.failed_step] if run.failed_step else []
-    if run.exit_code:
-        facts.append(f"exit {run.exit_code}")
-    elif run.reason and run.reason != run.outcome:
+    if run.outcome is Outcome.FAILED and run.exit_code:
+        facts.append(_signal_of(run) or f"exit {run.exit_code}")
+    elif run.reason and run.reason not in (run.outcome, "exit_code"):
         facts.append(run.reason.replace("_", " "))
     return f"{run.outcome} ({', '.join(facts)})" if facts else str(run.outcome)
+
+
+def _signal_of(run: Run) -> str | None:
+    """The signal that ended the failed step, where one did."""
+    return next((step.result.signal for step in run.steps if step.name == run.failed_step and step.result), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,7 @@ def trigger(watch: str | None, layout: StateDir, force: bool, wait: bool) -> Non
 @click.command()
 @click.argument("uuid", required=False)
 @state_dir_option
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
-def cancel(uuid: str | None, layout: StateDir, reason: str | None) -> None:
+def cancel(uuid: str | None, layout: StateDir) -> None:
     """End a run: the only open one, or the one whose UUID begins with this.
 
     Its commands get TERM, and KILL after `grace`. Its revision is not tried again until another one is seen, or
@@ -65,8 +64,8 @@ def cancel(uuid: str | None, layout: StateDir, reason: str | None) -> None:
     """
     with reading(layout) as journal:
         run = _open_run(journal, uuid)
-    request = Request(Verb.CANCEL, run=run.id, reason=reason, by=login())
-    _ask(layout, request, lambda: _cancel_here(layout, run.id, reason or "cancelled"))
+    by = login()
+    _ask(layout, Request(Verb.CANCEL, run=run.id, by=by), lambda: _cancel_here(layout, run.id, by))
 
 
 @click.command()
@@ -197,11 +196,11 @@ def _turn_here(layout: StateDir, watch: str | None, word: str, turn: Turn) -> li
     return [f"{name}: {word}" for name in names] or ["there is no watch yet"]
 
 
-def _cancel_here(layout: StateDir, run_id: str, reason: str) -> list[str]:
+def _cancel_here(layout: StateDir, run_id: str, by: str) -> list[str]:
     with writing(layout) as journal:
         run = _open_run(journal, run_id)
         now = present()
-        journal.commit(Change(at=now, runs=(change.cancel(run, by=login(), reason=reason, now=now),)))
+        journal.commit(Change(at=now, runs=(change.cancel(run, by=by, reason="cancelled", now=now),)))
     started = next((step for step in run.steps if step.state is StepState.STARTED), None)
     if started is None:
         return [f"{run.watch}: run {run.id[:8]} is cancelled; the next agent records its end"]

@@ -35,7 +35,7 @@ class Verb(StrEnum):
 class Request:
     """One thing asked for, `by` whom. `watch` None: all of them; `run` (a whole id) None: the only open one.
 
-    `force` and `wait` belong to trigger, `run` and `reason` to cancel, `reason` and `for_s` (seconds) to suspend.
+    `force` and `wait` belong to trigger, `run` to cancel, `reason` and `for_s` (seconds) to suspend.
     """
 
     verb: Verb

@@ -9,19 +9,24 @@ import fcntl
 import json
 import os
 import pty
+import pwd
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jetwatch.clock import SystemClock
+from jetwatch.control.protocol import Request, Response, Verb
+from jetwatch.control.server import Server
 from jetwatch.events import Change
 from jetwatch.journal.journal import Journal
 from jetwatch.process import tree
@@ -582,6 +587,48 @@ def test_a_held_state_directory_is_not_changed(history: House) -> None:
     """An agent without a socket keeps its state to itself: exit code 75, with its pid."""
     done = history.jetp("suspend", "--reason", "x", code=75)
     assert f"process {os.getpid()} holds".encode() in done.stderr
+
+
+# -- verbs with an agent
+
+
+def test_verbs_are_asked_of_the_agent(history: House) -> None:
+    """Every field goes over the socket; the answer's lines and exit code are what `jetp` says and leaves with."""
+    asked: list[Request] = []
+    answers = {
+        Verb.SUSPEND: Response(True, 0, ["web: suspended"]),
+        Verb.TRIGGER: Response(False, 1, ["web: run 1234abcd ended failed"]),
+        Verb.CANCEL: Response.refusal(2, "no such run"),
+    }
+
+    def submit(request: Request, reply: Callable[[Response], None]) -> None:
+        asked.append(request)
+        reply(answers[request.verb])
+
+    server = Server(history.layout.socket, submit)
+    stop = os.eventfd(0)
+
+    def serve() -> None:
+        while stop not in select.select([server, stop], [], [])[0]:
+            server.serve_ready()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert history.text("suspend", "web", "--reason", "x", "--for", "1h30m") == "web: suspended\n"
+        assert history.text("trigger", "web", "--wait", "--force", code=1) == "web: run 1234abcd ended failed\n"
+        assert history.jetp("cancel", "3333", code=2).stderr == b"jetp: no such run\n"
+    finally:
+        os.eventfd_write(stop, 1)
+        thread.join()
+        server.close()
+        os.close(stop)
+    by = pwd.getpwuid(os.getuid()).pw_name
+    assert asked == [
+        Request(Verb.SUSPEND, watch="web", reason="x", for_s=5400.0, by=by),
+        Request(Verb.TRIGGER, watch="web", force=True, wait=True, by=by),
+        Request(Verb.CANCEL, run=OPEN_ID, by=by),
+    ]
 
 
 def test_words_that_will_not_do_are_usage_errors(history: House) -> None:
