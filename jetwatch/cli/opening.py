@@ -25,7 +25,7 @@ def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--state-dir",
         "layout",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         callback=_layout,
         help="The agent's state directory, where it is not the usual one.",
     )(command)

@@ -17,6 +17,7 @@ from jetwatch.cli.opening import (
     known_watches,
     present,
     reading,
+    refuse_foreign,
     require_watch,
     state_dir_option,
     writing,
@@ -47,6 +48,7 @@ def trigger(watch: str | None, layout: StateDir, force: bool, wait: bool) -> Non
 
     Past splay, interval and backoff; not past suspension, quarantine or windows. During a run it is remembered once.
     """
+    refuse_foreign(layout)
     if layout.journal.exists():
         _require(layout, watch)
     request = Request(Verb.TRIGGER, watch=watch, force=force, wait=wait, by=login())

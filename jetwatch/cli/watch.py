@@ -16,13 +16,16 @@ LEVELS = ("debug", "info", "warning", "error")
     "config_path",
     required=True,
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="watch.yml, or a directory of them.",
 )
 @click.option("--once", is_flag=True, help="Finish open runs, check every watch once, and end.")
 @click.option("--no-splay", is_flag=True, help="Check at once instead of after a random wait.")
 @click.option(
-    "--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="Where everything is kept, one per agent."
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(readable=False, path_type=Path),
+    help="Where everything is kept, one per agent.",
 )
 @click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="Tell events from this level on. Default: info.")

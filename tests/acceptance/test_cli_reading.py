@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from jetwatch.cli import main, reading, verbs
 from jetwatch.clock import SystemClock
 from jetwatch.control.protocol import Request, Response, Verb
 from jetwatch.control.server import Server
@@ -587,6 +588,43 @@ def test_a_held_state_directory_is_not_changed(history: House) -> None:
     """An agent without a socket keeps its state to itself: exit code 75, with its pid."""
     done = history.jetp("suspend", "--reason", "x", code=75)
     assert f"process {os.getpid()} holds".encode() in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_is_not_permitted(history: House) -> None:
+    """Reading and changing what belongs to somebody else leaves with 77 and a sentence, not with a traceback."""
+    for folder in history.layout.root.parents:
+        if folder.stat().st_uid == 0 and "pytest" in str(folder):
+            folder.chmod(0o755)
+    for words in (["status"], ["logs"], ["suspend", "--reason", "x"], ["cancel"], ["trigger"]):
+        code, said = as_nobody([*words, "--state-dir", str(history.layout.root)])
+        assert code == 77, said
+        assert "only the agent's own user and root may do this" in said
+
+
+def as_nobody(words: list[str]) -> tuple[int, str]:
+    """Exit code and standard error of `jetp WORDS` by another user, who need not be able to start this Python."""
+    assert {reading.__name__, verbs.__name__} <= sys.modules.keys()  # nothing is left to be imported by that user
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write_fd, 2)
+        sys.stderr = os.fdopen(2, "w")
+        sys.argv = ["jetp", *words]
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            main.main()
+        except SystemExit as leaving:
+            sys.stderr.flush()
+            os._exit(int(leaving.code or 0))
+        finally:
+            os._exit(99)
+    os.close(write_fd)
+    with os.fdopen(read_fd) as source:
+        said = source.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
 
 # -- verbs with an agent
