@@ -41,6 +41,7 @@ from jetwatch.statedir import StateDir
 from jetwatch.telemetry.render import Teller, resolve_format
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_STDOUT = 1
 _AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
 
 
@@ -66,6 +67,7 @@ def run(
     log_level: str | None = None,
 ) -> int:
     """Run the agent until it is stopped. Returns the exit code; raises JetwatchError before anything was started."""
+    _open_standard_descriptors()
     options = Options(config_path.absolute(), state_dir, once, no_splay, log_format, log_level)
     umask = os.umask(0o077)  # everything of ours is private; commands get this one back
     settings, warnings = load(options.config_path)
@@ -395,12 +397,20 @@ class Watermark:
         os.pwrite(self._fd, f"{seq:0{self._DIGITS}}".encode(), 0)
 
 
+def _open_standard_descriptors() -> None:
+    """Nobody may get 0, 1 or 2 for a file of ours: the log would be written into it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def _teller(options: Options, settings: Settings) -> Teller:
     wanted = LogFormat(options.log_format) if options.log_format else settings.log.format
-    out = sys.stdout.fileno()
     return Teller(
-        out,
-        resolve_format(wanted, out),
+        _STDOUT,
+        resolve_format(wanted, _STDOUT),
         options.log_level or settings.log.level,
         host=socket.gethostname(),
         version=metadata.version("jetwatch"),

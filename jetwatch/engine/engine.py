@@ -120,13 +120,25 @@ class Engine:
 
     def _prepare(self) -> None:
         """What an earlier agent left is put in order before the first check."""
-        known = frozenset(run.id for run in self._runtime.journal.unswept())
+        known = frozenset(run.id for run in self._runtime.journal.unswept()) - self._forget_old_runs()
 
         def tidy() -> list[tuple[str, str]]:
             self._runtime.commands.end_old_checks()
             return self._runtime.commands.sweep_leftovers(known)
 
         self._runtime.work(tidy, self._begin, name="tidy")
+
+    def _forget_old_runs(self) -> frozenset[str]:
+        """Mark the runs that grew too many or too old while no agent looked."""
+        now = self._runtime.clock.now()
+        swept: tuple[str, ...] = ()
+        for lane in self._lanes.values():
+            if lane.settings is not None:
+                closed = [run for run in self._runtime.journal.unswept(lane.name) if not run.is_open]
+                swept += retention.to_sweep(closed, lane.settings.retain, now, sizes_bytes={}, keep=lane.owed_runs())
+        if swept:
+            self._runtime.journal.mark_swept(swept)
+        return frozenset(swept)
 
     def _begin(self, refused: list[tuple[str, str]] | CommandNotStarted) -> None:
         self._ready = True
@@ -144,12 +156,13 @@ class Engine:
                 lane = self._lanes.get(name)
                 if lane is None:
                     continue
+                before_us = lane.wake_us
                 lane.advance()
+                self._note_blocked(lane)
                 if lane.settings is None and lane.is_idle():
                     del self._lanes[name]
-                elif lane.wake_us is not None:
+                elif lane.wake_us is not None and lane.wake_us != before_us:
                     heapq.heappush(self._wakes, (lane.wake_us, name))
-        self._note_blocked()
 
     def _arm(self) -> None:
         """Set the timer to the next thing that is still meant."""
@@ -170,6 +183,7 @@ class Engine:
         while self._wakes and self._wakes[0][0] <= now_us:
             wake_us, name = heapq.heappop(self._wakes)
             if self._is_meant(wake_us, name):
+                self._lanes[name].wake_us = None
                 self.changed(self._lanes[name])
 
     def _clock_was_set(self) -> None:
@@ -279,7 +293,7 @@ class Engine:
             return
         retain = lane.settings.retain
         closed = [run for run in self._runtime.journal.unswept(watch) if not run.is_open]
-        keep = frozenset(entry.run_id for entry in lane.delivery.owed if entry.run_id is not None)
+        keep = lane.owed_runs()
         now = self._runtime.clock.now()
 
         def measure() -> Mapping[str, int]:
@@ -350,11 +364,14 @@ class Engine:
             lane.check_within_splay()
             self.changed(lane)
 
-    def _note_blocked(self) -> None:
-        found = {name: lane.blocked for name, lane in self._lanes.items() if lane.blocked is not None}
-        words = {name: f"{step}: pid {pid} in state {state}" for name, (step, pid, state) in found.items()}
-        if words != dict(self._agent.blocked):
-            self._agent = replace(self._agent, blocked=words)
+    def _note_blocked(self, lane: Lane) -> None:
+        """Let `jetp status` show a command that nobody can end."""
+        blocked = {name: words for name, words in self._agent.blocked.items() if name != lane.name}
+        if lane.blocked is not None:
+            step, pid, state = lane.blocked
+            blocked[lane.name] = f"{step}: pid {pid} in state {state}"
+        if blocked != self._agent.blocked:
+            self._agent = replace(self._agent, blocked=blocked)
             self._runtime.commit(agent=self._agent)
 
     # -- verbs

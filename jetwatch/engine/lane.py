@@ -128,6 +128,10 @@ class Lane:
         """Whether nothing is under way, so that the lane can be forgotten."""
         return self.walk is None and not self.asking.under_way and not self.delivery.owed
 
+    def owed_runs(self) -> frozenset[str]:
+        """The runs that still owe a hook: what they left stays."""
+        return frozenset(entry.run_id for entry in self.delivery.owed if entry.run_id is not None)
+
     # -- plans
 
     def plan_first(self) -> None:
@@ -188,6 +192,7 @@ class Lane:
         if settings is None:
             self.state = replace(self.state, next_check=None, due=None, waiting_for=(), retry=None, retry_at=None)
             self._runtime.commit(watches=(self.state,))
+            self._report(f"{self.name} is no longer configured", False)
         self.plan_first()
 
     # -- verbs
@@ -447,7 +452,7 @@ class Lane:
         self.delivery.owed.extend(stored)
         if not self.delivery.owes(run.id):
             self._settled(run.id)
-        if run.trigger.kind is TriggerKind.MANUAL:
+        if run.trigger.kind is TriggerKind.MANUAL and self.state.trigger is None:
             self._report(f"{self.name}: run {run.id[:8]} ended {end.outcome.value}", end.outcome is Outcome.OK)
         self._house.ended(run)
         self._house.slot_freed()

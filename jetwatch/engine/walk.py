@@ -53,9 +53,10 @@ class Walk:
         now = self._runtime.clock.now()
         step = d.first_unfinished(self.run)
         evidence = self._look(step) if step is not None and step.state is StepState.STARTED else None
-        if self._found and evidence is not None and step is not None:
+        if self._found and step is not None:
             self._found = False
-            self._tell_reattached(step, evidence)
+            alive = evidence is not None and evidence.sight is Sight.ALIVE
+            self._runtime.tell(RunReattached(**self._whose(), step=step.name, alive=alive))
         match d.decide(self.run, evidence, now):
             case d.Start(step):
                 return may_start and self._start(step, now)
@@ -119,10 +120,6 @@ class Walk:
         run = replace(self.run, steps=steps, progressed=now)
         self._runtime.commit(event, runs=(run,))
         self.run = run
-
-    def _tell_reattached(self, step: Step, evidence: Evidence) -> None:
-        alive = evidence.sight is Sight.ALIVE
-        self._runtime.tell(RunReattached(**self._whose(), step=step.name, alive=alive))
 
     def _whose(self) -> dict[str, str]:
         return {"watch": self.run.watch, "play_uuid": self.run.id}

@@ -37,6 +37,7 @@ TAIL_BYTES = 4096
 BLOCKED_AFTER_S = 5.0
 _CHUNK_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031
+_CHECK_GRACE_S = 0.5  # a check is cancelled because its agent stops, within 2 s
 _LONGEST_POLL_MS = 2**31 - 1
 _OUTPUT_KEY = re.compile(r"[a-z][a-z0-9_]*\Z")
 _GO = b"g"
@@ -235,7 +236,10 @@ class _Held:
     def _end_tree(self) -> None:
         """TERM, grace, KILL; returns when nobody is left, however long that takes."""
         tree.terminate(self.family)
-        deadline = time.monotonic() + self.spec.grace_s
+        grace_s = self.spec.grace_s
+        if self.ending == "cancelled" and not self.supervisor:
+            grace_s = min(grace_s, _CHECK_GRACE_S)
+        deadline = time.monotonic() + grace_s
         while self.family.members() and time.monotonic() < deadline:
             self._pump_for(0.05)
         told = False
