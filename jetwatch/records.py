@@ -368,7 +368,8 @@ class OutboxEntry:
     """A hook that is owed to somebody: delivered at least once, in the order of `id`, across crash and reboot.
 
     `attempt` counts starts (each has a directory of its own), `deliveries` counts tries that ran. `in_flight` says that
-    a start is recorded whose end is not. `values` and `outputs` are the variables of the moment it was owed.
+    a start is recorded whose end is not; `started` is when the newest one was. `values` and `outputs` are the variables
+    of the moment it was owed.
     """
 
     watch: str
@@ -383,6 +384,7 @@ class OutboxEntry:
     attempt: int = 0
     deliveries: int = 0
     in_flight: bool = False
+    started: Stamp | None = None
     not_before: Deadline | None = None
     result: CommandResult | None = None
 

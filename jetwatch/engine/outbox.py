@@ -52,7 +52,9 @@ def decide_hook(entry: OutboxEntry, evidence: Evidence | None, now: Stamp) -> Ho
         waiting = entry.not_before is not None and entry.not_before.remaining_us(now) > 0
         return Await(entry.not_before) if waiting else Deliver()
     if evidence is None or evidence.sight is Sight.NEVER_RAN:
-        return Deliver()
+        # A try that a reboot cut short counts, or a hook that reboots the machine would do so for ever.
+        in_another_boot = entry.started is not None and entry.started.boot_id != now.boot_id
+        return Conclude(None) if in_another_boot else Deliver()
     if evidence.sight is Sight.ALIVE:
         return Await()
     return Conclude(evidence.result)
