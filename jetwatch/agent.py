@@ -105,7 +105,7 @@ class _Agent:
             host=Host(socket.gethostname(), str(layout.root)),
             tell=self._tell,
         )
-        self._state = _agent_state(options, settings, self._place, self._runtime.clock.now())
+        self._state = _agent_state(options, settings, layout, self._place, self._runtime.clock.now())
         self._engine = Engine(
             self._runtime,
             settings,
@@ -155,8 +155,8 @@ class _Agent:
         )
         self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
-        if self._settings.control.enabled:
-            self._server = Server(self._settings.control.socket or self._layout.socket, self._submit)
+        if self._state.socket is not None:
+            self._server = Server(Path(self._state.socket), self._submit)
             self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
         threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
@@ -417,8 +417,9 @@ def _teller(options: Options, settings: Settings) -> Teller:
     )
 
 
-def _agent_state(options: Options, settings: Settings, place: Place, now: Stamp) -> AgentState:
+def _agent_state(options: Options, settings: Settings, layout: StateDir, place: Place, now: Stamp) -> AgentState:
     own = tree.look_up(os.getpid())
+    socket_path = settings.control.socket or layout.socket
     return AgentState(
         pid=os.getpid(),
         start_ticks=own.start_ticks if own else 0,
@@ -430,6 +431,7 @@ def _agent_state(options: Options, settings: Settings, place: Place, now: Stamp)
         detach=place.detach,
         cgroup=place.kind,
         watches=tuple(settings.watches),
+        socket=str(socket_path) if settings.control.enabled else None,
     )
 
 

@@ -391,7 +391,10 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """What the agent says of itself in the journal, for readers that need no agent."""
+    """What the agent says of itself in the journal, for readers that need no agent.
+
+    `cgroup` is the kind of cgroups that commands get (v2, hybrid, none). `socket` None: it listens nowhere.
+    """
 
     pid: int
     start_ticks: int
@@ -403,6 +406,7 @@ class AgentState:
     detach: bool
     cgroup: str
     watches: tuple[str, ...]
+    socket: str | None = None
     config_rejected: str | None = None
     blocked: Mapping[str, str] = field(default_factory=dict)
     stopped: Stamp | None = None

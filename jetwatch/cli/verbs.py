@@ -10,6 +10,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -52,7 +53,7 @@ def trigger(watch: str | None, layout: StateDir, force: bool, wait: bool) -> Non
     if layout.journal.exists():
         _require(layout, watch)
     request = Request(Verb.TRIGGER, watch=watch, force=force, wait=wait, by=login())
-    _report(call(layout.socket, request, None if wait else ANSWER_TIMEOUT_S))
+    _report(call(_door(layout), request, None if wait else ANSWER_TIMEOUT_S))
 
 
 @click.command()
@@ -153,7 +154,7 @@ def _open_run(journal: Journal, prefix: str | None) -> Run:
 
 def _ask(layout: StateDir, request: Request, do_here: Callable[[], list[str]]) -> None:
     try:
-        response = call(layout.socket, request, ANSWER_TIMEOUT_S)
+        response = call(_door(layout), request, ANSWER_TIMEOUT_S)
     except NoAgent:
         # An agent that is there all the same (it has no socket, or hangs) holds the lock: StateDirBusy says so.
         response = Response(ok=True, lines=do_here())
@@ -211,3 +212,12 @@ def _cancel_here(layout: StateDir, run_id: str, by: str) -> list[str]:
     if directory.is_dir():  # else the command was never handed to a supervisor
         ask_to_stop(directory, f"{run.id}.{name}.{started.attempt}")
     return [f"{run.watch}: {name} of run {run.id[:8]} was told to stop; the next agent records its end"]
+
+
+def _door(layout: StateDir) -> Path:
+    """Where the newest agent of this state directory listens, or would."""
+    if not layout.journal.exists():
+        return layout.socket
+    with reading(layout) as journal:
+        agent = journal.agent()
+    return Path(agent.socket) if agent is not None and agent.socket is not None else layout.socket

@@ -35,7 +35,7 @@ def resume(state: WatchState, *, by: str) -> tuple[WatchState, tuple[Event, ...]
 
 
 def clear(state: WatchState, *, by: str) -> tuple[WatchState, tuple[Event, ...]]:
-    """Forget backoff, quarantine and hold."""
+    """Forget backoff, quarantine and hold, and that hooks were abandoned."""
     cleared = replace(
         state,
         check_errors=0,
@@ -47,6 +47,7 @@ def clear(state: WatchState, *, by: str) -> tuple[WatchState, tuple[Event, ...]]
         quarantine_reason=None,
         lost_in_a_row=0,
         held_until=None,
+        hooks_abandoned=0,
     )
     return cleared, (Cleared(watch=state.watch, by=by),)
 
