@@ -25,8 +25,9 @@ from jetwatch.config.load import load
 from jetwatch.config.model import LogFormat, Settings, StopMode
 from jetwatch.control.protocol import Request, Response, Verb
 from jetwatch.control.server import Reply, Server
-from jetwatch.engine.engine import Engine, Found, Identity
+from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.errors import ConfigError, JetwatchError, Problem
 from jetwatch.events import AgentStarted, Told
@@ -37,8 +38,10 @@ from jetwatch.process.commands import Commands
 from jetwatch.process.place import Place, find_place
 from jetwatch.process.prepare import Surroundings
 from jetwatch.records import AgentState, Stamp
+from jetwatch.signals import Signals
 from jetwatch.statedir import StateDir
 from jetwatch.telemetry.render import Teller, resolve_format
+from jetwatch.telemetry.watermark import Watermark
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STDOUT = 1
@@ -110,9 +113,7 @@ class _Agent:
             self._runtime,
             settings,
             self._state,
-            Identity(state_id, _machine_id()),
-            once=options.once,
-            no_splay=options.no_splay,
+            Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
         self._selector = selectors.DefaultSelector()
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -353,48 +354,6 @@ class Collected:
         self._well = self._well and well
         if len(self._lines) == self._expected:
             self._reply(Response(ok=self._well, exit_code=0 if self._well else 1, lines=self._lines))
-
-
-class Signals:
-    """Signals as bytes on a descriptor; nothing else happens in a handler."""
-
-    def __init__(self, numbers: tuple[signal.Signals, ...]) -> None:
-        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-
-    def read(self) -> bytes:
-        """The numbers that came."""
-        return os.read(self.fd, 4096)
-
-    def restore(self) -> None:
-        """Handle them as before."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-
-class Watermark:
-    """Up to which event of the journal's history the log was written: what is above it, the next agent tells.
-
-    Overwritten in place after each line, so a kill repeats at most one line; not fsynced, so a power cut may repeat a
-    few. A line carries its `seq`: who reads it twice can tell.
-    """
-
-    _DIGITS = 20
-
-    def __init__(self, path: Path, default: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        text = os.pread(self._fd, self._DIGITS, 0)
-        self.seq = int(text) if text.isdigit() else default
-        self.raise_to(self.seq)
-
-    def raise_to(self, seq: int) -> None:
-        """Everything up to `seq` is told."""
-        self.seq = seq
-        os.pwrite(self._fd, f"{seq:0{self._DIGITS}}".encode(), 0)
 
 
 def _open_standard_descriptors() -> None:

@@ -11,12 +11,12 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from jetwatch.config.model import Phase, Settings, WatchSettings
+from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.engine import retention, verbs
 from jetwatch.engine.lane import Lane, Report
 from jetwatch.engine.outcome import CANCELLED_BY_STOP
 from jetwatch.engine.runtime import Runtime
-from jetwatch.engine.schedule import stable_offset_s
+from jetwatch.engine.timetable import Timetable
 from jetwatch.errors import CommandNotStarted, UsageError
 from jetwatch.events import (
     AgentStopped,
@@ -42,14 +42,6 @@ STOP_PATIENCE_US = 1_500_000
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What makes the stable grid of this machine its own."""
-
-    state_id: str
-    machine_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """What the journal says of an earlier agent's work."""
 
@@ -66,13 +58,9 @@ class Engine:
         runtime: Runtime,
         settings: Settings,
         agent: AgentState,
-        identity: Identity,
-        *,
-        once: bool = False,
-        no_splay: bool = False,
+        timetable: Timetable,
     ) -> None:
-        self.once = once
-        self.no_splay = no_splay
+        self.once = timetable.once
         self.max_runs = settings.max_runs
         self.fold_s = settings.log.fold_s
         self.failed_runs = 0
@@ -80,7 +68,7 @@ class Engine:
         self._runtime = runtime
         self._settings = settings
         self._agent = agent
-        self._identity = identity
+        self._timetable = timetable
         self._lanes: dict[str, Lane] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[int, str]] = []
@@ -111,6 +99,7 @@ class Engine:
             self._lanes[name] = Lane(
                 self._runtime,
                 self,
+                self._timetable,
                 name=name,
                 settings=self._settings.watches.get(name),
                 state=found.watches.get(name, WatchState(name)),
@@ -278,13 +267,6 @@ class Engine:
         if result in (CheckResult.ERROR, CheckResult.LATER):
             self.uncertain_checks += 1
 
-    def offset_s(self, settings: WatchSettings) -> float | None:
-        """Where the stable grid of this watch lies on this machine."""
-        if settings.phase is not Phase.STABLE:
-            return None
-        span_s = settings.splay_s or settings.check_interval_s
-        return stable_offset_s(self._identity.state_id, self._identity.machine_id, settings.name, span_s)
-
     # -- retention
 
     def _sweep(self, watch: str) -> None:
@@ -351,7 +333,7 @@ class Engine:
 
     def _new_lane(self, name: str, settings: WatchSettings) -> Lane:
         state = WatchState(name)
-        return Lane(self._runtime, self, name=name, settings=settings, state=state, run=None, owed=[])
+        return Lane(self._runtime, self, self._timetable, name=name, settings=settings, state=state, run=None, owed=[])
 
     def reject(self, problems: tuple[str, ...]) -> None:
         """A configuration that will not do: the last good one stays, and says why."""

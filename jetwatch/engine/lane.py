@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from jetwatch.config.model import Phase, WatchSettings
+from jetwatch.config.model import WatchSettings
 from jetwatch.engine import outbox, schedule
 from jetwatch.engine.admission import Space, Surrounding, is_held, obstacles
 from jetwatch.engine.decide import Close
@@ -21,6 +21,7 @@ from jetwatch.engine.opening import NOT_OF_A_RUN, close, owed_hook, plan_run, st
 from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.timetable import Timetable
 from jetwatch.engine.variables import for_check, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import Walk
@@ -46,7 +47,6 @@ class House(Protocol):
     """What a lane needs to know of the others."""
 
     once: bool
-    no_splay: bool
     max_runs: int
     fold_s: float
 
@@ -69,9 +69,6 @@ class House(Protocol):
     def answered(self, result: CheckResult) -> None:
         """A check was answered, or a due answer could not start its run."""
 
-    def offset_s(self, settings: WatchSettings) -> float | None:
-        """Where the stable grid of this watch lies on this machine."""
-
 
 class Lane:
     """One watch and all that goes on in it. `settings` None: it is no longer configured, and only finishes."""
@@ -80,6 +77,7 @@ class Lane:
         self,
         runtime: Runtime,
         house: House,
+        timetable: Timetable,
         *,
         name: str,
         settings: WatchSettings | None,
@@ -94,6 +92,7 @@ class Lane:
         self.wake_us: int | None = None
         self._runtime = runtime
         self._house = house
+        self._timetable = timetable
         self.asking = Asking(runtime, hear=self._hear, on_change=self._changed)
         self._fold = Fold(runtime, name)
         self._reports: list[Report] = []
@@ -138,52 +137,20 @@ class Lane:
         """Draw the wait before the first check: at start-up, and when the watch is new or changed."""
         if self.settings is None:
             return
-        now = self._runtime.clock.now()
-        if self.state.fires_by != _fires_by(self.settings):
-            # Firings before a schedule was first seen are nobody's, and are not made up.
-            self.state = replace(self.state, fires_by=_fires_by(self.settings), last_fire_us=now.wall_us)
-        if self._house.once and self.settings.schedule is not None:
-            no_wait = self._house.no_splay
-            planned = (
-                Deadline.after(now, 0)
-                if no_wait
-                else schedule.within_splay(self.settings, now, self._runtime.clock.uniform)
-            )
-        else:
-            planned = schedule.first_check(
-                self.settings,
-                now,
-                self._runtime.clock.uniform,
-                offset_s=self._house.offset_s(self.settings),
-                no_splay=self._house.no_splay,
-                last_fire_us=self.state.last_fire_us,
-            )
-        self.put_state(replace(self.state, next_check=planned))
-        if self.settings.splay_s > 0 and not self._house.no_splay and planned.span_us > 0:
-            wait_s = round(planned.span_us / 1e6, 3)
+        self.put_state(self._timetable.first(self.settings, self.state))
+        wait_s = self._timetable.splay_wait_s(self.settings, self.state)
+        if wait_s is not None:
             self._runtime.tell(SplayStarted(watch=self.name, wait_s=wait_s, splay_s=self.settings.splay_s))
 
     def plan_again(self) -> None:
-        """The wall clock was set: what was read off it is read again."""
-        settings, planned = self.settings, self.state.next_check
-        if settings is None or planned is None or (settings.schedule is None and settings.phase is not Phase.STABLE):
-            return
-        again = schedule.replanned(
-            settings,
-            planned,
-            self._runtime.clock.now(),
-            self._runtime.clock.uniform,
-            offset_s=self._house.offset_s(settings),
-            no_splay=self._house.no_splay,
-            last_fire_us=self.state.last_fire_us,
-        )
-        self.state = replace(self.state, next_check=again)
+        """The wall clock was set."""
+        if self.settings is not None:
+            self.state = self._timetable.again(self.settings, self.state)
 
     def check_within_splay(self) -> None:
         """USR1: check now, within the splay."""
         if self.settings is not None:
-            planned = schedule.within_splay(self.settings, self._runtime.clock.now(), self._runtime.clock.uniform)
-            self.state = replace(self.state, next_check=planned)
+            self.state = replace(self.state, next_check=self._timetable.within_splay(self.settings))
 
     def configure(self, settings: WatchSettings | None) -> None:
         """A new configuration of this watch is in force (None: there is none). An open run is not touched."""
@@ -271,7 +238,7 @@ class Lane:
             self.state,
             last_result=CheckResult.SKIPPED,
             last_reason=skip,
-            next_check=self._planned_after(settings, planned, now, now),
+            next_check=self._timetable.following(settings, planned, now),
             last_fire_us=schedule.fired_us(planned, now),
         )
         event = CheckFinished(
@@ -320,7 +287,7 @@ class Lane:
         now = self._runtime.clock.now()
         self._low = next((space for space in told.spaces if space.is_below(self.settings.disk_reserve)), None)
         planned: Deadline | Stamp = question.planned or question.asked
-        following = self._planned_after(self.settings, planned, question.asked, now)
+        following = self._timetable.following(self.settings, planned, question.asked)
         if question.known is None:
             self._answered(self.settings, question, told.result, following, now)
             return
@@ -350,19 +317,6 @@ class Lane:
             self._open_or_wait(settings, judged.due, now)
         elif judged.manual is not None:
             self._report(in_words(self.name, judged.answer), judged.answer.result is not CheckResult.ERROR)
-
-    def _planned_after(
-        self, settings: WatchSettings, planned: Deadline | Stamp, started: Stamp, now: Stamp
-    ) -> Deadline:
-        return schedule.next_check(
-            settings,
-            planned,
-            now,
-            self._runtime.clock.uniform,
-            started=started,
-            offset_s=self._house.offset_s(settings),
-            no_splay=self._house.no_splay,
-        )
 
     def _owed_error(
         self, settings: WatchSettings, state: WatchState, result: CommandResult | None, now: Stamp
@@ -524,10 +478,6 @@ class Lane:
             return [] if self.checked_once else [self.state.next_check]
         waiting = self.state.due is not None
         return [self.state.next_check, self.state.held_until if waiting else self.state.retry_at]
-
-
-def _fires_by(settings: WatchSettings) -> str | None:
-    return f"{settings.schedule} {settings.timezone or ''}".strip() if settings.schedule else None
 
 
 def _is_past(deadline: Deadline | None, now: Stamp) -> bool:

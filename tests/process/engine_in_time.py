@@ -12,8 +12,9 @@ from typing import Any
 
 from jetwatch import statedir
 from jetwatch.config.load import load
-from jetwatch.engine.engine import Engine, Found, Identity
+from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.events import Told
 from jetwatch.journal.journal import Journal
@@ -131,7 +132,7 @@ class EngineInTime:
         agent = AgentState(
             os.getpid(), 0, clock.boot_id, clock.now(), "0", "", "", True, "none", tuple(settings.watches)
         )
-        self.engine = Engine(self.runtime, settings, agent, Identity("state", "machine"))
+        self.engine = Engine(self.runtime, settings, agent, Timetable(clock, Identity("state", "machine")))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
 

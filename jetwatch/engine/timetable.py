@@ -1,0 +1,94 @@
+"""When the checks of a watch come, with this agent's clock, chance and place in the fleet put in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jetwatch.clock import Clock
+from jetwatch.config.model import Phase, WatchSettings
+from jetwatch.engine import schedule
+from jetwatch.records import Deadline, Stamp, WatchState
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes the stable grid of this machine its own."""
+
+    state_id: str
+    machine_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """`once`: every watch is checked once, a scheduled one too. `no_splay` takes the random waits away."""
+
+    clock: Clock
+    identity: Identity
+    once: bool = False
+    no_splay: bool = False
+
+    def first(self, settings: WatchSettings, state: WatchState) -> WatchState:
+        """The state with the first check planned: at start-up, and when the watch is new or changed."""
+        now = self.clock.now()
+        if state.fires_by != _fires_by(settings):
+            # Firings before a schedule was first seen are nobody's, and are not made up.
+            state = replace(state, fires_by=_fires_by(settings), last_fire_us=now.wall_us)
+        if self.once and settings.schedule is not None:
+            planned = Deadline.after(now, 0) if self.no_splay else self.within_splay(settings)
+        else:
+            planned = schedule.first_check(
+                settings,
+                now,
+                self.clock.uniform,
+                offset_s=self._offset_s(settings),
+                no_splay=self.no_splay,
+                last_fire_us=state.last_fire_us,
+            )
+        return replace(state, next_check=planned)
+
+    def splay_wait_s(self, settings: WatchSettings, state: WatchState) -> float | None:
+        """The wait that the splay has put before the first check; None: there is none."""
+        if settings.splay_s <= 0 or self.no_splay or state.next_check is None or state.next_check.span_us <= 0:
+            return None
+        return round(state.next_check.span_us / 1e6, 3)
+
+    def again(self, settings: WatchSettings, state: WatchState) -> WatchState:
+        """The state after the wall clock was set: what was read off it is read again."""
+        if state.next_check is None or (settings.schedule is None and settings.phase is not Phase.STABLE):
+            return state
+        planned = schedule.replanned(
+            settings,
+            state.next_check,
+            self.clock.now(),
+            self.clock.uniform,
+            offset_s=self._offset_s(settings),
+            no_splay=self.no_splay,
+            last_fire_us=state.last_fire_us,
+        )
+        return replace(state, next_check=planned)
+
+    def following(self, settings: WatchSettings, planned: Deadline | Stamp, started: Stamp) -> Deadline:
+        """The check after one that was planned for `planned` and began at `started`."""
+        return schedule.next_check(
+            settings,
+            planned,
+            self.clock.now(),
+            self.clock.uniform,
+            started=started,
+            offset_s=self._offset_s(settings),
+            no_splay=self.no_splay,
+        )
+
+    def within_splay(self, settings: WatchSettings) -> Deadline:
+        """A uniform time within the splay from now."""
+        return schedule.within_splay(settings, self.clock.now(), self.clock.uniform)
+
+    def _offset_s(self, settings: WatchSettings) -> float | None:
+        if settings.phase is not Phase.STABLE:
+            return None
+        span_s = settings.splay_s or settings.check_interval_s
+        return schedule.stable_offset_s(self.identity.state_id, self.identity.machine_id, settings.name, span_s)
+
+
+def _fires_by(settings: WatchSettings) -> str | None:
+    return f"{settings.schedule} {settings.timezone or ''}".strip() if settings.schedule else None
