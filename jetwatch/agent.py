@@ -162,7 +162,7 @@ class _Agent:
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
         threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
         self._notifier.send("READY=1")
-        self._notifier.status(f"{len(self._settings.watches)} watches")
+        self._notifier.status(_standing(len(self._settings.watches), 0))
 
     def _work(self, found: Found) -> None:
         try:
@@ -200,7 +200,7 @@ class _Agent:
 
     def _alive(self) -> None:
         self._notifier.send("WATCHDOG=1")
-        self._notifier.status(f"{len(self._engine.watch_names())} watches, {len(self._engine.open_runs())} runs open")
+        self._notifier.status(_standing(len(self._engine.watch_names()), len(self._engine.open_runs())))
 
     def _flush(self) -> None:
         """Write what waits whenever the log can take it; nobody else waits for it."""
@@ -363,6 +363,10 @@ def _open_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _standing(watches: int, open_runs: int) -> str:
+    return f"{watches} watch{'es' * (watches != 1)}, {open_runs} run{'s' * (open_runs != 1)} open"
 
 
 def _teller(options: Options, settings: Settings) -> Teller:

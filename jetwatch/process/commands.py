@@ -235,10 +235,12 @@ def _make_download(path: Path, owner: str | None) -> None:
 
 
 def _write_plain_output(target: Path, run: Path, owner: str | None) -> None:
-    """One plain file with the output of all steps, gaps said. Written once; a later try finds it."""
-    if target.exists():
-        return
+    """One plain file with the output of all steps, gaps said. Written once; a later hook is given it as it is."""
     ids = user_ids(owner)
+    if target.exists():
+        if ids is not None:
+            os.chown(target, *ids, follow_symlinks=False)
+        return
     building = target.with_name(f"{target.name}.new")
     fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as plain:
