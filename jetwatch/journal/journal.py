@@ -20,7 +20,7 @@ import msgspec
 
 from jetwatch.errors import JournalError, JournalNewer, UsageError
 from jetwatch.events import Change, Event, Told, catalogue
-from jetwatch.records import AgentState, OutboxEntry, Run, WatchState, from_json, to_json
+from jetwatch.records import AgentState, OutboxEntry, Record, Run, WatchState, from_json, to_json
 
 APPLICATION_ID = 0x6A657470  # "jetp"
 SCHEMA = 1
@@ -30,6 +30,20 @@ _WAL_LIMIT_BYTES = 4 * 1024 * 1024
 _BUSY_TIMEOUT_S = 10.0
 
 Row = tuple[Any, ...]
+
+# A plus before the column of ORDER BY lets SQLite walk a small partial index and sort, not all rows in their order.
+_LAST_OLD_RUN = """
+    SELECT max(coalesce((SELECT seq FROM run WHERE opened_us >= ? ORDER BY seq LIMIT 1) - 1, 0),
+               coalesce((SELECT max(seq) FROM run), 0) - ?)
+"""
+_OLD_RUNS = """
+    SELECT id FROM run WHERE seq <= ? AND outcome IS NOT NULL
+    AND id NOT IN (SELECT run FROM outbox WHERE state = 'owed' AND run IS NOT NULL)
+"""
+_LAST_OLD_EVENT = """
+    SELECT max(coalesce((SELECT seq FROM event WHERE run = '' AND at_us >= ? ORDER BY seq LIMIT 1) - 1, 0),
+               coalesce((SELECT max(seq) FROM event), 0) - ?)
+"""
 
 
 class Journal:
@@ -48,7 +62,7 @@ class Journal:
             if path.exists() and path.stat().st_size > 0:
                 _refuse_unknown(path)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            connection = _connect(f"file:{_quoted(path)}?mode=rw")
+            connection = _connect(path, "mode=rw")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
@@ -58,11 +72,10 @@ class Journal:
     @classmethod
     def open_to_read(cls, path: Path) -> Journal:
         """Open to read, beside an agent or without one. Raises UsageError when there is none, JournalError."""
-        if not path.exists():
-            raise UsageError(f"{path}: no journal here: no agent has worked in this state directory yet")
         with _explained(path):
-            _refuse_unknown(path)
-            connection = _connect(f"file:{_quoted(path)}?mode=ro")
+            if not path.exists() or _refuse_unknown(path) == 0:
+                raise UsageError(f"{path}: no journal here: no agent has worked in this state directory yet")
+            connection = _connect(path, "mode=ro")
         return cls(path, connection)
 
     def close(self) -> None:
@@ -76,44 +89,52 @@ class Journal:
 
         Returns its events with their seq, and its hooks with their ids. Raises JournalError; then nothing was written.
         """
+        with self._transaction(durable=change.durable):
+            for run in change.runs:
+                self._put_run(run)
+            for watch in change.watches:
+                self._connection.execute(
+                    "INSERT INTO watch (name, record) VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET record = excluded.record",
+                    (watch.watch, to_json(watch).decode()),
+                )
+            hooks = tuple(self._put_hook(hook) for hook in change.hooks)
+            if change.agent is not None:
+                self._connection.execute(
+                    "INSERT INTO agent (one, record) VALUES (1, ?) "
+                    "ON CONFLICT (one) DO UPDATE SET record = excluded.record",
+                    (to_json(change.agent).decode(),),
+                )
+            told = tuple(self._put_event(event, change.at.wall_us) for event in change.events)
+        return told, hooks
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """All that is written inside, or nothing."""
         with _explained(self._path):
-            self._set_durable(change.durable)
+            if durable != self._durable:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                for run in change.runs:
-                    self._put_run(run)
-                for watch in change.watches:
-                    self._connection.execute(
-                        "INSERT INTO watch (name, record) VALUES (?, ?) "
-                        "ON CONFLICT (name) DO UPDATE SET record = excluded.record",
-                        (watch.watch, to_json(watch).decode()),
-                    )
-                hooks = tuple(self._put_hook(hook) for hook in change.hooks)
-                if change.agent is not None:
-                    self._connection.execute(
-                        "INSERT INTO agent (one, record) VALUES (1, ?) "
-                        "ON CONFLICT (one) DO UPDATE SET record = excluded.record",
-                        (to_json(change.agent).decode(),),
-                    )
-                told = tuple(self._put_event(event, change.at.wall_us) for event in change.events)
+                yield
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        return told, hooks
-
-    def _set_durable(self, durable: bool) -> None:
-        if durable != self._durable:
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
 
     def _put_run(self, run: Run) -> None:
-        self._connection.execute(
-            "INSERT INTO run (id, watch, outcome, opened_us, record) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome, record = excluded.record",
-            (run.id, run.watch, run.outcome, run.opened.wall_us, to_json(run).decode()),
+        record = to_json(run).decode()
+        # Not INSERT … ON CONFLICT: that uses up a seq for every update, and `prune` counts rows by seq.
+        known = self._connection.execute(
+            "UPDATE run SET outcome = ?, record = ? WHERE id = ?", (run.outcome, record, run.id)
         )
+        if known.rowcount == 0:
+            self._connection.execute(
+                "INSERT INTO run (id, watch, outcome, opened_us, record) VALUES (?, ?, ?, ?, ?)",
+                (run.id, run.watch, run.outcome, run.opened.wall_us, record),
+            )
 
     def _put_hook(self, hook: OutboxEntry) -> OutboxEntry:
         if hook.id == 0:
@@ -138,29 +159,21 @@ class Journal:
 
     def mark_swept(self, run_ids: Iterable[str]) -> None:
         """Say that the directories of these runs are about to be removed; whatever is left of them then may go."""
-        with _explained(self._path):
-            self._set_durable(True)
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._connection.executemany("UPDATE run SET swept = 1 WHERE id = ?", [(run_id,) for run_id in run_ids])
-            self._connection.execute("COMMIT")
 
     def prune(self, now_us: int) -> int:
         """Forget closed runs beyond a year or 100,000, with their events and hooks. Returns how many."""
-        with _explained(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            old = (
-                "SELECT id FROM run WHERE outcome IS NOT NULL AND (opened_us < ? OR "
-                "seq <= (SELECT max(seq) FROM run) - ?) "
-                "AND id NOT IN (SELECT run FROM outbox WHERE state = 'owed' AND run IS NOT NULL)"
-            )
-            limits = (now_us - KEEP_US, KEEP_ROWS)
-            self._connection.execute(f"DELETE FROM event WHERE run IN ({old})", limits)  # noqa: S608 - no value in it
-            self._connection.execute(f"DELETE FROM outbox WHERE run IN ({old})", limits)  # noqa: S608
-            removed = self._connection.execute(f"DELETE FROM run WHERE id IN ({old})", limits).rowcount  # noqa: S608
-            self._connection.execute(
-                "DELETE FROM event WHERE run = '' AND seq <= (SELECT max(seq) FROM event) - ?", (KEEP_ROWS,)
-            )
-            self._connection.execute("COMMIT")
+        with self._transaction():
+            year_ago_us = now_us - KEEP_US
+            (last,) = self._connection.execute(_LAST_OLD_RUN, (year_ago_us, KEEP_ROWS)).fetchone()
+            self._connection.execute(f"DELETE FROM event WHERE run IN ({_OLD_RUNS})", (last,))  # noqa: S608 - constant
+            self._connection.execute(f"DELETE FROM outbox WHERE run IN ({_OLD_RUNS})", (last,))  # noqa: S608
+            removed = self._connection.execute(f"DELETE FROM run WHERE id IN ({_OLD_RUNS})", (last,)).rowcount  # noqa: S608
+            # Of hooks without a run nobody asks how they went; what there is to tell of them stands among the events.
+            self._connection.execute("DELETE FROM outbox WHERE run IS NULL AND state <> 'owed'")
+            (last,) = self._connection.execute(_LAST_OLD_EVENT, (year_ago_us, KEEP_ROWS)).fetchone()
+            self._connection.execute("DELETE FROM event WHERE run = '' AND seq <= ?", (last,))
         return removed
 
     # -- reading
@@ -168,37 +181,44 @@ class Journal:
     def agent(self) -> AgentState | None:
         """What the newest agent said of itself."""
         rows = self._rows("SELECT record FROM agent")
-        return from_json(rows[0][0], AgentState) if rows else None
+        return self._read(rows[0][0], AgentState) if rows else None
 
     def watches(self) -> dict[str, WatchState]:
         """Every watch that was ever known, by name."""
-        return {name: from_json(text, WatchState) for name, text in self._rows("SELECT name, record FROM watch")}
+        return {name: self._read(text, WatchState) for name, text in self._rows("SELECT name, record FROM watch")}
 
     def open_runs(self) -> list[Run]:
         """The runs without an outcome, oldest first."""
-        return [_run(row) for row in self._rows("SELECT seq, record FROM run WHERE outcome IS NULL ORDER BY seq")]
+        return self._runs("SELECT seq, record FROM run WHERE outcome IS NULL ORDER BY +seq")
 
     def runs(self, *, watch: str | None = None, limit: int | None = None) -> list[Run]:
         """The newest runs first, of one watch or of all."""
-        text = "SELECT seq, record FROM run WHERE (?1 IS NULL OR watch = ?1) ORDER BY seq DESC LIMIT ?2"
-        return [_run(row) for row in self._rows(text, (watch, -1 if limit is None else limit))]
+        most = -1 if limit is None else limit
+        if watch is None:
+            return self._runs("SELECT seq, record FROM run ORDER BY seq DESC LIMIT ?", (most,))
+        return self._runs("SELECT seq, record FROM run WHERE watch = ? ORDER BY seq DESC LIMIT ?", (watch, most))
 
     def unswept(self, watch: str | None = None) -> list[Run]:
         """The runs whose directories still stand, newest first."""
-        text = "SELECT seq, record FROM run WHERE swept = 0 AND (?1 IS NULL OR watch = ?1) ORDER BY seq DESC"
-        return [_run(row) for row in self._rows(text, (watch,))]
+        if watch is None:
+            return self._runs("SELECT seq, record FROM run WHERE swept = 0 ORDER BY +seq DESC")
+        return self._runs("SELECT seq, record FROM run WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,))
 
     def run(self, prefix: str | None = None) -> Run:
         """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several."""
         if prefix is None:
-            rows = self._rows("SELECT seq, record FROM run ORDER BY seq DESC LIMIT 1")
+            found = self.runs(limit=1)
+        elif prefix.isascii():  # as every id is
+            found = self._runs(
+                "SELECT seq, record FROM run WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (prefix,)
+            )
         else:
-            rows = self._rows("SELECT seq, record FROM run WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", (prefix,))
-        if not rows:
+            found = []
+        if not found:
             raise UsageError(f"no run begins with {prefix}" if prefix else "there was no run yet")
-        if len(rows) > 1:
+        if len(found) > 1:
             raise UsageError(f"more than one run begins with {prefix}: give more of it")
-        return _run(rows[0])
+        return found[0]
 
     def hooks_of(self, run_id: str) -> list[OutboxEntry]:
         """The hooks of one run, in their order."""
@@ -206,7 +226,7 @@ class Journal:
 
     def owed_hooks(self) -> list[OutboxEntry]:
         """Every hook that is still owed, in its order."""
-        return self._hooks("SELECT record FROM outbox WHERE state = 'owed' ORDER BY id")
+        return self._hooks("SELECT record FROM outbox WHERE state = 'owed' ORDER BY +id")
 
     def events_after(self, seq: int) -> Iterator[Told]:
         """The history after `seq`, in order."""
@@ -215,7 +235,7 @@ class Journal:
         ):
             kind = self._events.get(name)
             if kind is not None:
-                yield Told(from_json(text, kind), at_us, number)
+                yield Told(self._read(text, kind), at_us, number)
 
     def last_seq(self) -> int:
         """The seq of the newest event, 0 when there is none."""
@@ -228,32 +248,41 @@ class Journal:
         )
 
     def _hooks(self, text: str, values: Row = ()) -> list[OutboxEntry]:
-        return [from_json(record, OutboxEntry) for (record,) in self._rows(text, values)]
+        return [self._read(record, OutboxEntry) for (record,) in self._rows(text, values)]
+
+    def _runs(self, text: str, values: Row = ()) -> list[Run]:
+        return [replace(self._read(record, Run), seq=seq) for seq, record in self._rows(text, values)]
+
+    def _read(self, text: str, kind: type[Record]) -> Record:
+        with _explained(self._path):
+            return from_json(text, kind)
 
     def _rows(self, text: str, values: Row = ()) -> list[Row]:
         with _explained(self._path):
             return self._connection.execute(text, values).fetchall()
 
 
-def _run(row: Row) -> Run:
-    return replace(from_json(row[1], Run), seq=row[0])
-
-
 def _quoted(path: Path) -> str:
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(path: Path, options: str) -> sqlite3.Connection:
     # One thread at a time uses it, but not always the one that opened it.
+    uri = f"file://{_quoted(path.absolute())}?{options}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
 
 
-def _refuse_unknown(path: Path) -> None:
-    """Look before anything is opened to write: a foreign or newer file stays as it is, to the byte."""
-    connection = _connect(f"file:{_quoted(path)}?mode=ro")
+def _refuse_unknown(path: Path) -> int:
+    """Look before anything is opened to write: a foreign or newer file stays as it is, to the byte. Returns its schema.
+
+    Without a write-ahead log the file is all there is, and `immutable` keeps SQLite from making one beside it.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    connection = _connect(path, "mode=ro" if has_log else "mode=ro&immutable=1")
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
-        schema = connection.execute("PRAGMA user_version").fetchone()[0]
+        schema = int(connection.execute("PRAGMA user_version").fetchone()[0])
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     finally:
         connection.close()
@@ -261,6 +290,7 @@ def _refuse_unknown(path: Path) -> None:
         raise JournalError(f"{path}: an SQLite file of another program, not a journal of jetwatch; it was not touched")
     if schema > SCHEMA:
         raise JournalNewer(path, schema, SCHEMA)
+    return schema
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

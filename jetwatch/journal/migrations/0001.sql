@@ -1,5 +1,5 @@
 -- The journal, schema 1. Nested records are JSON text of the classes in records.py; what is asked for stands in columns.
--- Times are whole microseconds of Unix time.
+-- Times are whole microseconds of Unix time. No STRICT tables: distributions that are in service have SQLite 3.31 to 3.36.
 
 CREATE TABLE run (
     seq       INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -9,7 +9,7 @@ CREATE TABLE run (
     opened_us INTEGER NOT NULL,
     swept     INTEGER NOT NULL DEFAULT 0,  -- its directories are removed, or about to be
     record    TEXT    NOT NULL             -- Run
-) STRICT;
+);
 
 -- The database itself holds "one run at a time per watch".
 CREATE UNIQUE INDEX run_one_open ON run (watch) WHERE outcome IS NULL;
@@ -19,7 +19,7 @@ CREATE INDEX run_unswept ON run (watch, seq) WHERE swept = 0;
 CREATE TABLE watch (
     name   TEXT NOT NULL PRIMARY KEY,
     record TEXT NOT NULL                   -- WatchState
-) STRICT, WITHOUT ROWID;
+) WITHOUT ROWID;
 
 -- Hooks that are owed, and how those that were delivered went.
 CREATE TABLE outbox (
@@ -28,7 +28,7 @@ CREATE TABLE outbox (
     run    TEXT,                           -- NULL for on_error
     state  TEXT NOT NULL,
     record TEXT NOT NULL                   -- OutboxEntry
-) STRICT;
+);
 
 CREATE INDEX outbox_owed ON outbox (watch, id) WHERE state = 'owed';
 CREATE INDEX outbox_by_run ON outbox (run, id);
@@ -41,7 +41,7 @@ CREATE TABLE event (
     watch  TEXT    NOT NULL,
     run    TEXT    NOT NULL,
     record TEXT    NOT NULL                -- the event's class in events.py
-) STRICT;
+);
 
 CREATE INDEX event_by_run ON event (run, seq);
 
@@ -49,4 +49,4 @@ CREATE INDEX event_by_run ON event (run, seq);
 CREATE TABLE agent (
     one    INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
     record TEXT    NOT NULL                -- AgentState
-) STRICT;
+);
