@@ -9,6 +9,11 @@
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
+    ├── ContentError                1  content could not be looked at or fetched
+    │   ├── ContentRetry           75  not now: the network, a server's 5xx, a timeout
+    │   │   ├── ContentWait        75  the server says when to ask again
+    │   │   └── ContentMoved       75  another revision than the one asked for
+    │   └── ContentStalled          1  a person is needed
     ├── WordError                   –  a command template cannot become argv
     └── CommandNotStarted           –  a command could not be started: a code and a sentence
 
@@ -117,3 +122,31 @@ class CommandNotStarted(JetwatchError):
     def __init__(self, code: str, sentence: str) -> None:
         self.code = code
         super().__init__(sentence)
+
+
+class ContentError(JetwatchError):
+    """Content could not be looked at or fetched."""
+
+    exit_code = 1
+
+
+class ContentRetry(ContentError):
+    """Not now: the network, a server's 5xx, a timeout. Ask again after a backoff."""
+
+    exit_code = 75
+
+
+class ContentWait(ContentRetry):
+    """The server says when to ask again (429 or 503 with Retry-After)."""
+
+    def __init__(self, sentence: str, after_s: float) -> None:
+        self.after_s = after_s
+        super().__init__(sentence)
+
+
+class ContentMoved(ContentRetry):
+    """What is there now is another revision than the one asked for, or changed while it was fetched."""
+
+
+class ContentStalled(ContentError):
+    """A person is needed: wrong credentials, no such bucket, a key or an entry that is refused (by name)."""
