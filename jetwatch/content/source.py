@@ -2,8 +2,8 @@
 
 A source answers two questions: which revision is there now, as cheap as its protocol allows, and put exactly that
 revision into an empty directory. It knows no watch, no run and no journal; limits and deadlines are handed in. Its
-errors (`errors.py`) say what the caller does next: ask again after a backoff, wait as long as the server says, or tell a
-person.
+errors (`errors.py`) say what the caller does next: ask again after a backoff, wait as long as the server says, or
+tell a person.
 """
 
 from __future__ import annotations
@@ -13,15 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jetwatch.errors import ContentError as ContentError
-from jetwatch.errors import ContentMoved as ContentMoved
-from jetwatch.errors import ContentRetry as ContentRetry
-from jetwatch.errors import ContentStalled as ContentStalled
-from jetwatch.errors import ContentWait as ContentWait
-from jetwatch.records import Content as Content
-from jetwatch.records import ContentKind as ContentKind
-from jetwatch.records import Limits as Limits
-from jetwatch.records import Look as Look
+from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentStalled, ContentWait
+from jetwatch.records import Content, ContentKind, Limits, Look
+
+__all__ = [
+    "Content",
+    "ContentError",
+    "ContentKind",
+    "ContentMoved",
+    "ContentRetry",
+    "ContentStalled",
+    "ContentWait",
+    "Fetched",
+    "Limits",
+    "Look",
+    "Progress",
+    "Source",
+]
 
 
 @dataclass(frozen=True, slots=True)
