@@ -146,6 +146,7 @@ class Supervision:
 
     def _ended(self) -> None:
         self._forget_pidfd()
+        self.wake_us = None  # the look at its overdue end is not needed any more, and must not hold up what follows
         self._on_change()
 
     def _forget_pidfd(self) -> None:

@@ -1,0 +1,434 @@
+"""An agent comes and goes, its runs stay: kills of agents and supervisors, TERM, INT, --once, and the agent after."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_process import AgentProcess, Gate, Site, is_alive, until
+
+TELL_HOOK = 'echo "$JETWATCH_OUTCOME $JETWATCH_PLAY_UUID" >> hooks'
+
+
+def one_play(site: Site, gate: Gate, *, after: str = "exit 3", **more: object) -> dict[str, Any]:
+    """A watch that is due once; its play writes its pid, waits at the gate, then does `after`."""
+    play = f"echo $$ >> pids; echo begun; {gate.text}; echo 1 > answer; echo ended; echo end >> ends; {after}"
+    return {
+        "check_command": site.check(0),
+        "jet_command": site.shell(play),
+        "check_interval": 1,
+        "on_ok": site.shell(TELL_HOOK),
+        "on_fail": site.shell(TELL_HOOK),
+        **more,
+    }
+
+
+def uuid_of(agent: AgentProcess) -> str:
+    """The run that the agent told of."""
+    told = agent.told("run_started") or agent.told("run_reattached")
+    return str(told[0]["play_uuid"])
+
+
+# -- the agent is killed
+
+
+@pytest.mark.parametrize("ends_ok", [True, False])
+def test_an_agent_killed_during_the_play_loses_nothing(site: Site, ends_ok: bool) -> None:
+    """The play goes on undisturbed under the next agent, its exit code is reported once, the hook runs once."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate, after="exit 0" if ends_ok else "exit 3"), "--no-splay")
+    first.wait_for("step_started", step="play")
+    play = site.pid_in("pids")
+    first.kill9()
+    second = site.ready(None, "--no-splay")
+    second.wait_for("run_reattached", step="play", alive=True, play_uuid=uuid_of(first))
+    assert is_alive(play)
+    gate.open()
+    ended = second.wait_for("run_finished", play_uuid=uuid_of(first))
+    assert (ended["outcome"], ended["exit_code"]) == (("ok", 0) if ends_ok else ("failed", 3))
+    second.wait_for("step_finished", step="on_ok" if ends_ok else "on_fail")
+    assert second.stop() == 0
+    third = site.once()
+    assert third.told("run_reattached") == third.told("run_finished") == []
+    assert site.read_lines("pids") == [str(play)]
+    assert site.read_lines("hooks") == [f"{ended['outcome']} {uuid_of(first)}"]
+    assert site.jetp("logs", "--step", "play").stdout == "begun\nended\n"
+
+
+def test_a_play_that_ends_while_no_agent_runs_is_reported_by_the_next(site: Site) -> None:
+    """The result waits on disk; the next agent records it as it was."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate), "--no-splay")
+    site.pid_in("pids")
+    first.kill9()
+    gate.open()
+    until(lambda: site.supervisors() == [])
+    second = site.once(code=1)
+    assert second.told("run_reattached")[0]["alive"] is False
+    [ended] = second.told("run_finished")
+    assert (ended["outcome"], ended["exit_code"], ended["failed_step"]) == ("failed", 3, "play")
+    assert site.read_lines("hooks") == [f"failed {uuid_of(first)}"]
+
+
+def test_a_run_between_two_steps_goes_on_where_it_stood(site: Site) -> None:
+    """The agent is killed during the download, which ends without it: the next one starts the play, nothing twice."""
+    gate = site.gate()
+    config = {
+        "check_command": site.check(0),
+        "download_command": site.shell(
+            f'echo 1 > answer; echo x >> downloads; {gate.text}; echo hi > "$JETWATCH_DOWNLOAD_PATH/f"'
+        ),
+        "jet_command": site.shell('cat "$JETWATCH_DOWNLOAD_PATH/f" >> plays'),
+    }
+    first = site.start(config, "--no-splay")
+    until(lambda: site.read("downloads"))
+    first.kill9()
+    gate.open()
+    until(lambda: site.supervisors() == [])
+    second = site.once()
+    assert [line["step"] for line in second.told("step_started")] == ["play"]
+    assert second.told("run_finished", outcome="ok", play_uuid=uuid_of(first))
+    assert (site.read("downloads"), site.read("plays")) == ("x\n", "hi\n")
+
+
+def test_a_hook_that_was_running_at_the_kill_is_delivered_once(site: Site) -> None:
+    """A hook has a supervisor too: it goes on, and the next agent takes note of its end."""
+    gate = site.gate()
+    config = {
+        "check_command": site.check(0),
+        "jet_command": site.shell("echo 1 > answer"),
+        "on_ok": site.shell(f"echo $$ > hook; {gate.text}; {TELL_HOOK}"),
+    }
+    first = site.start(config, "--no-splay")
+    hook = site.pid_in("hook")
+    first.kill9()
+    second = site.ready(None, "--no-splay")
+    assert is_alive(hook)
+    gate.open()
+    assert second.wait_for("step_finished", step="on_ok", ok=True)["play_uuid"] == uuid_of(first)
+    second.stop()
+    site.once()
+    assert site.read_lines("hooks") == [f"ok {uuid_of(first)}"]
+
+
+def test_a_check_that_an_agent_left_behind_is_ended_by_the_next(site: Site) -> None:
+    """A check of a killed agent does not live beside that of the next one."""
+    first = site.start({"check_command": site.shell("echo $$ > check; sleep 1000; :"), "jet_command": "true"})
+    check = site.pid_in("check")
+    first.kill9()
+    assert is_alive(check)
+    site.start({"check_command": "false", "jet_command": "true"}, "--log-level", "debug").wait_for("check_finished")
+    assert not is_alive(check)
+
+
+# -- a supervisor is killed
+
+
+@pytest.mark.parametrize("agent_is_there", [True, False], ids=["beside the agent", "between two agents"])
+def test_a_supervisor_killed_after_its_command_began_makes_the_run_lost(site: Site, agent_is_there: bool) -> None:
+    """First its tree is ended, also what left the session; then the run is lost, and on_fail runs."""
+    gate = site.gate()
+    tree = "echo $$ >> tree; setsid sh -c 'echo $$ >> tree; sleep 1000; :' & sleep 1000 & echo $! >> tree;"
+    config = one_play(site, gate)
+    config["jet_command"] = site.shell(f"echo 1 > answer; {tree} {gate.text}")
+    agent = site.start(config, "--no-splay")
+    until(lambda: len(site.read_lines("tree")) == 3)
+    if not agent_is_there:
+        agent.kill9()
+    supervisor = site.supervisor_of("play")
+    os.kill(supervisor, signal.SIGKILL)
+    if not agent_is_there:
+        until(lambda: not is_alive(supervisor))
+        assert all(is_alive(int(pid)) for pid in site.read_lines("tree"))
+        agent = site.ready(None, "--no-splay")
+    ended = agent.wait_for("run_finished")
+    assert (ended["outcome"], ended["failed_step"], ended["reason"]) == ("lost", "play", "supervisor_died")
+    assert [pid for pid in site.read_lines("tree") if is_alive(int(pid))] == []
+    agent.wait_for("step_finished", step="on_fail")
+    assert site.read_lines("hooks") == [f"lost {ended['play_uuid']}"]
+    # Never resumed under its id: the next due check opens another run, and its attempt counts on.
+    gate.open()
+    site.answer(0)
+    again = agent.wait_for("run_started", attempt=2)
+    assert again["play_uuid"] != ended["play_uuid"]
+
+
+def fresh_supervisor(site: Site, agent: AgentProcess) -> tuple[int, Path]:
+    """A supervisor stopped before it wrote started.json, and its step's directory."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid in children(agent.pid):
+            words = cmdline(pid)
+            if len(words) > 4 and words[3].startswith(f"{site.state}/shim/"):
+                os.kill(pid, signal.SIGSTOP)
+                directory = Path(words[4])
+                if not (directory / "started.json").exists() and not children(pid):
+                    return pid, directory
+                os.kill(pid, signal.SIGCONT)
+    raise AssertionError(f"no supervisor was caught at its start:\n{agent.story()}")
+
+
+def children(pid: int) -> list[int]:
+    """What a process started and has not waited for."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in path.read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def cmdline(pid: int) -> list[str]:
+    """The words of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def steady_plays(site: Site) -> dict[str, Any]:
+    """A watch whose plays come one after the other, each writing its run's id."""
+    return {
+        "check_command": "true",
+        "check_interval": 1,
+        "jet_command": site.shell('echo "$JETWATCH_PLAY_UUID" >> plays'),
+    }
+
+
+@pytest.mark.parametrize("agent_is_there", [True, False], ids=["beside the agent", "between two agents"])
+def test_a_supervisor_killed_before_its_command_began_means_start_again(site: Site, agent_is_there: bool) -> None:
+    """Nothing ran, so the step is simply started again, in a new directory, and the command runs once."""
+    agent = site.ready(steady_plays(site), "--no-splay")
+    supervisor, directory = fresh_supervisor(site, agent)
+    run = directory.parent.name
+    if not agent_is_there:
+        agent.kill9()
+    os.kill(supervisor, signal.SIGKILL)
+    if not agent_is_there:
+        agent = site.ready(None, "--no-splay")
+    agent.wait_for("run_finished", play_uuid=run, outcome="ok")
+    assert site.read_lines("plays").count(run) == 1
+    assert not (directory / "started.json").exists()
+    assert (directory.parent / "play.2" / "exit.json").exists()
+
+
+def test_an_agent_adopts_a_supervisor_that_has_not_run_its_first_instruction(site: Site) -> None:
+    """The agent dies in the instant after the spawn: the next one waits for that supervisor and starts none."""
+    first = site.ready(steady_plays(site), "--no-splay")
+    supervisor, directory = fresh_supervisor(site, first)
+    first.kill9()
+    run = directory.parent.name
+    second = site.ready(None, "--no-splay")
+    second.wait_for("run_reattached", play_uuid=run, alive=True)
+    assert second.told("step_started") == []
+    os.kill(supervisor, signal.SIGCONT)
+    second.wait_for("run_finished", play_uuid=run, outcome="ok")
+    assert site.read_lines("plays").count(run) == 1
+    assert [path.name for path in sorted((directory.parent).glob("play.*"))] == ["play.1"]
+
+
+@pytest.mark.slow
+def test_three_lost_runs_in_a_row_hold_the_watch(site: Site) -> None:
+    """After the third one it is held for an hour, which `held`, status and skipped checks say; clear ends it."""
+    gate = site.gate()
+    config = {**one_play(site, gate), "jet_command": site.shell(gate.text)}
+    agent = site.start(config, "--no-splay", "--log-level", "debug")
+    for attempt in (1, 2, 3):
+        agent.wait_for("step_started", step="play", nth=attempt)
+        os.kill(site.supervisor_of("play"), signal.SIGKILL)
+        agent.wait_for("run_finished", outcome="lost", attempt=attempt)
+    assert agent.wait_for("held")["lost_in_a_row"] == 3
+    agent.wait_for("check_finished", result="skipped", reason="held")
+    assert [each["code"] for each in site.data("status")["unwell"]] == ["last_run", "held"]
+    assert "3 lost runs in a row" in site.jetp("why").stdout
+    assert site.standing()["held_until"]
+    site.jetp("clear")
+    agent.wait_for("cleared")
+    gate.open()
+    agent.wait_for("run_finished", outcome="ok")
+
+
+# -- TERM and INT
+
+
+def test_term_leaves_the_play_to_the_next_agent_within_two_seconds(site: Site) -> None:
+    """The default: exit within 2 s with 0, the play lives, the next agent reports it."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate), "--no-splay")
+    play = site.pid_in("pids")
+    before = time.monotonic()
+    assert first.stop() == 0
+    assert time.monotonic() - before < 2
+    assert first.told("agent_stopping", reason="SIGTERM", mode="detach")
+    assert first.told("agent_stopped", open_runs=1)
+    assert is_alive(play)
+    second = site.ready(None, "--no-splay")
+    gate.open()
+    second.wait_for("run_finished", play_uuid=uuid_of(first), exit_code=3)
+    assert site.read_lines("pids") == [str(play)]
+
+
+def test_term_drops_a_running_check(site: Site) -> None:
+    """A running check is killed, although it ignores TERM, and its result dropped; the exit comes within 2 s."""
+    check = site.shell("trap '' TERM; echo $$ > check; sleep 1000 & sleep 1000; :")
+    agent = site.start({"check_command": check, "jet_command": "true"}, "--log-level", "debug")
+    pid = site.pid_in("check")
+    before = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - before < 2
+    assert agent.told("check_finished") == []
+    until(lambda: not is_alive(pid))
+    assert site.processes() == []
+
+
+def test_stop_wait_lets_open_runs_end_with_their_first_hooks(site: Site) -> None:
+    """TERM with `stop: wait`: no new work, the run and its hooks go on to their end, then the exit code is 0."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate, stop="wait", on_done=site.shell("echo done >> hooks")), "--no-splay")
+    site.pid_in("pids")
+    agent.send(signal.SIGTERM)
+    agent.wait_for("agent_stopping", mode="wait")
+    assert agent.is_running
+    gate.open()
+    assert agent.wait() == 0
+    assert agent.told("run_finished", outcome="failed", exit_code=3)
+    assert site.read_lines("hooks") == [f"failed {uuid_of(agent)}", "done"]
+    assert len(agent.told("run_started")) == 1
+
+
+def test_stop_cancel_ends_running_steps_and_records_that(site: Site) -> None:
+    """TERM with `stop: cancel`: the step gets TERM, the run is cancelled; its revision is not held."""
+    gate = site.gate()
+    config = one_play(site, gate, stop="cancel")
+    config["check_command"] = site.check(0, revision="r1")
+    first = site.start(config, "--no-splay")
+    play = site.pid_in("pids")
+    assert first.stop() == 0
+    [ended] = first.told("run_finished")
+    assert (ended["outcome"], ended["reason"]) == ("cancelled", "agent_stopping")
+    assert not is_alive(play)
+    gate.open()
+    second = site.start(None, "--no-splay")
+    assert second.wait_for("run_started")["attempt"] == 1
+    second.wait_for("step_finished", step="on_fail", nth=2)
+    assert site.read_lines("hooks")[0] == f"cancelled {ended['play_uuid']}"
+
+
+def test_int_waits_for_the_run_and_a_second_one_cancels_it(site: Site) -> None:
+    """INT is as `stop: wait`; INT again cancels what is open."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate), "--no-splay")
+    play = site.pid_in("pids")
+    agent.send(signal.SIGINT)
+    agent.wait_for("agent_stopping", mode="wait", reason="SIGINT")
+    assert is_alive(play)
+    agent.send(signal.SIGINT)
+    assert agent.wait() == 0
+    assert agent.told("agent_stopping", mode="cancel")
+    assert agent.told("run_finished", outcome="cancelled")
+    assert not is_alive(play)
+
+
+def test_int_then_the_end_of_the_run_ends_the_agent(site: Site) -> None:
+    """INT alone: the run ends by itself, its hook is delivered, the exit code is 0."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate, after="exit 0"), "--no-splay")
+    site.pid_in("pids")
+    agent.send(signal.SIGINT)
+    agent.wait_for("agent_stopping")
+    gate.open()
+    assert agent.wait() == 0
+    assert site.read_lines("hooks") == [f"ok {uuid_of(agent)}"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_once_treats_term_as_int_and_leaves_with_the_signals_code(site: Site, number: int, code: int) -> None:
+    """--once: the open run is waited for, then the exit code is 128 + n."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate), "--once", "--no-splay")
+    site.pid_in("pids")
+    agent.send(number)
+    agent.wait_for("agent_stopping", mode="wait")
+    gate.open()
+    assert agent.wait() == code
+    assert agent.told("run_finished", exit_code=3)
+
+
+def test_once_finishes_open_runs_first(site: Site) -> None:
+    """A run that another agent opened is gone on with, and counts for the exit code; then each watch is checked."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate), "--no-splay")
+    site.pid_in("pids")
+    first.stop()
+    second = site.start(None, "--once", "--no-splay", "--log-level", "debug")
+    second.wait_for("run_reattached")
+    gate.open()
+    assert second.wait() == 1
+    events = [(line["event"], line.get("result")) for line in second.lines]
+    assert events.index(("run_finished", None)) < events.index(("check_finished", "not_due"))
+
+
+# -- cancel
+
+
+def test_cancel_ends_a_running_play(site: Site) -> None:
+    """`jetp cancel`: TERM, then KILL after grace, for the whole tree; outcome cancelled, on_fail runs."""
+    config = one_play(site, site.gate(), timeouts={"grace": "0.3s"})
+    config["jet_command"] = site.shell("echo 1 > answer; trap '' TERM; echo $$ >> pids; sleep 1000 & sleep 1000; :")
+    agent = site.start(config, "--no-splay")
+    site.pid_in("pids")
+    said = site.jetp("cancel", uuid_of(agent)[:8])
+    assert uuid_of(agent)[:8] in said.stdout
+    ended = agent.wait_for("run_finished")
+    assert (ended["outcome"], ended["failed_step"], ended["reason"]) == ("cancelled", "play", "cancelled")
+    agent.wait_for("step_finished", step="on_fail", ok=True)
+    assert site.read_lines("hooks") == [f"cancelled {uuid_of(agent)}"]
+    assert agent.stop() == 0
+    until(lambda: site.processes() == [])
+
+
+def test_cancel_works_without_an_agent(site: Site) -> None:
+    """The supervisor is told, the play ends, and the next agent records the run as cancelled."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate), "--no-splay")
+    play = site.pid_in("pids")
+    agent.kill9()
+    site.answer(1)
+    site.jetp("cancel")
+    until(lambda: not is_alive(play))
+    second = site.once(code=1)
+    assert second.told("run_finished", outcome="cancelled", play_uuid=uuid_of(agent))
+    assert site.read_lines("hooks") == [f"cancelled {uuid_of(agent)}"]
+
+
+# -- what is told
+
+
+def test_every_event_of_history_is_told_once_across_agents(site: Site) -> None:
+    """The lines of all agents together hold each seq, at most the newest of a killed agent twice; one end per run."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate), "--no-splay")
+    site.pid_in("pids")
+    first.kill9()
+    second = site.ready(None, "--no-splay")
+    second.kill9()
+    gate.open()
+    third = site.once(code=1)
+    told = [line["seq"] for agent in (first, second, third) for line in agent.lines if "seq" in line]
+    assert sorted(set(told)) == list(range(1, max(told) + 1))
+    assert len(told) - len(set(told)) <= 2
+    assert len([line for agent in (first, second, third) for line in agent.told("run_finished")]) == 1
+
+
+def test_a_wrong_pid_in_the_lock_file_keeps_nobody_out(site: Site) -> None:
+    """The lock counts, not what is written in it: after a kill the next agent starts at once."""
+    first = site.ready({"check_command": "false", "jet_command": "true"})
+    assert json.loads(site.read("state/lock").split()[0]) == first.pid
+    first.kill9()
+    assert site.once().told("agent_started")
