@@ -32,6 +32,7 @@ from jetwatch.engine.variables import Host
 from jetwatch.errors import ConfigError, JetwatchError, Problem
 from jetwatch.events import AgentStarted, Told
 from jetwatch.journal.journal import Journal
+from jetwatch.looks import Looks
 from jetwatch.notify import Notifier
 from jetwatch.process import launch, tree
 from jetwatch.process.commands import Commands
@@ -100,10 +101,13 @@ class _Agent:
         self._teller = _teller(options, settings)
         self._watermark = Watermark(layout.told, self._journal.last_seq())
         clock = SystemClock()
+        program = launch.install(layout.shim)
+        commands = Commands(layout, program, self._place, surroundings, state_id)
         self._runtime = Runtime(
             clock=clock,
             journal=self._journal,
-            commands=Commands(layout, launch.install(layout.shim), self._place, surroundings, state_id),
+            commands=commands,
+            looks=Looks(commands, clock.new_id),
             layout=layout,
             host=Host(socket.gethostname(), str(layout.root)),
             tell=self._tell,

@@ -352,6 +352,7 @@ class Run:
     opened: Stamp
     progressed: Stamp
     exclusive: str | None = None
+    cache_path: str | None = None
     cancel: Trigger | None = None
     outcome: Outcome | None = None
     reason: str | None = None
@@ -390,7 +391,8 @@ class WatchState:
 
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
     of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what).
-    `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with.
+    `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with. `look` is the last look at the
+    watch's content, `requests` what all of them cost.
     """
 
     watch: str
@@ -413,6 +415,8 @@ class WatchState:
     due: Trigger | None = None
     waiting_for: tuple[str, ...] = ()
     trigger: Trigger | None = None
+    look: Look | None = None
+    requests: int = 0
     quarantined_revision: str | None = None
     quarantine_reason: str | None = None
     lost_in_a_row: int = 0

@@ -6,6 +6,7 @@
     hooks/ID.ATTEMPT/                             the same for hooks that belong to no run
     downloads/UUID/                               `download_path`
     exchange/STEP_ID                              a command's JETWATCH_OUTPUT file
+    cache/WATCH/                                  what fetches of content use again
     shim/DIGEST/  trash/                          the supervisor's program · what is being removed
 
 Everything is private to its owner. Only where a watch has a `user` of its own may others pass through (not list) the
@@ -18,6 +19,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +44,10 @@ _REMOTE = (
     "ocfs2",
     "virtiofs",
 )
-_INSIDE = ("runs", "hooks", "downloads", "exchange", "shim", "trash")
-_PASSED_THROUGH = ("downloads", "exchange")
+_INSIDE = ("runs", "hooks", "downloads", "exchange", "cache", "shim")
+_PASSED_THROUGH = ("downloads", "exchange", "cache")
+_FILES = ("lock", "id", "told", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
+_OURS = frozenset((*_INSIDE, *_FILES, "lost+found"))
 
 
 def choose(option: Path | None, environ: Mapping[str, str], configured: Path | None) -> Path:
@@ -134,6 +138,10 @@ class StateDir:
         """The run's `download_path`."""
         return self.downloads / run_id
 
+    def cache(self, watch: str) -> Path:
+        """What the fetches of one watch's content use again."""
+        return self.root / "cache" / watch
+
     def exchange(self, step_id: str) -> Path:
         """The JETWATCH_OUTPUT file of one start."""
         return self.root / "exchange" / step_id
@@ -146,19 +154,18 @@ class StateDir:
 def prepare(layout: StateDir, *, passable: bool) -> None:
     """Make what is missing. `passable`: some watch runs as another user, who must get through to its own files.
 
-    Raises StateDirError when the directory is not ours, on a network or FUSE file system, or cannot be written.
+    Raises StateDirError when a directory is not ours alone, on a network or FUSE file system, or cannot be written.
     """
+    mode = PASSABLE if passable else PRIVATE
     try:
-        _make(layout.root, PASSABLE if passable else PRIVATE)
-        _refuse_foreign(layout.root)
+        _make(layout.root, mode)
         _refuse_remote(layout.root)
         for name in _INSIDE:
             if name != "downloads" or layout.downloads == layout.root / "downloads":
-                _make(layout.root / name, PASSABLE if passable and name in _PASSED_THROUGH else PRIVATE)
+                _make(layout.root / name, mode if name in _PASSED_THROUGH else PRIVATE, inside=True)
         if layout.downloads != layout.root / "downloads":
-            layout.downloads.mkdir(mode=PASSABLE if passable else PRIVATE, parents=True, exist_ok=True)
-        if not (layout.root / "id").exists():
-            _write_once(layout.root / "id", f"{uuid.uuid4()}\n")
+            _make(layout.downloads, mode)
+        _make_id(layout.root)
     except OSError as error:
         raise StateDirError(
             f"{error.filename or layout.root}: the state directory cannot be used: {error.strerror}. "
@@ -166,33 +173,58 @@ def prepare(layout: StateDir, *, passable: bool) -> None:
         ) from error
 
 
-def _make(path: Path, mode: int) -> None:
-    """A directory of ours with this mode; one that is there already keeps its contents."""
-    missing = not path.exists()
-    if missing:
-        path.mkdir(mode=PRIVATE, parents=True)
-    if path.stat().st_mode & 0o777 != mode and path.stat().st_uid == os.geteuid():
-        path.chmod(mode)
+def _make(path: Path, mode: int, *, inside: bool = False) -> None:
+    """A directory of ours, its missing parents too, with this mode. `inside`: it lies in the state directory.
+
+    One that was there and holds other things than ours keeps its mode: somebody may have named `/` or a home directory.
+    It is made passable where it has to be.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=PRIVATE)
+        each.chmod(mode)
+    _refuse_foreign(path)
+    found = path.stat().st_mode & 0o777
+    all_ours = inside or {each.name for each in path.iterdir()} <= _OURS
+    wanted = mode if all_ours else found | (mode & 0o011)
+    if found != wanted:
+        path.chmod(wanted)
 
 
-def _write_once(path: Path, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _make_id(root: Path) -> None:
+    """Written whole or not at all; of two that begin at the same time the first one counts."""
+    if (root / "id").exists():
+        return
+    building = root / f"id.{os.getpid()}"
+    building.unlink(missing_ok=True)
+    fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, text.encode())
+        os.write(fd, f"{uuid.uuid4()}\n".encode())
         os.fsync(fd)
     finally:
         os.close(fd)
+    with suppress(FileExistsError):
+        (root / "id").hardlink_to(building)
+    building.unlink()
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
-def _refuse_foreign(root: Path) -> None:
-    found = root.stat()
+def _refuse_foreign(path: Path) -> None:
+    found = path.stat()
     if found.st_uid != os.geteuid():
         raise StateDirError(
-            f"{root}: this state directory belongs to uid {found.st_uid} and the agent runs as uid {os.geteuid()}: "
-            "run as its owner, or name another one with --state-dir"
+            f"{path}: this directory belongs to uid {found.st_uid} and the agent runs as uid {os.geteuid()}: "
+            "run as its owner, or name another one with --state-dir (or download_dir, if it is that one)"
         )
     if found.st_mode & 0o022:
-        raise StateDirError(f"{root}: others may write to this state directory: chmod go-w {root}")
+        raise StateDirError(
+            f"{path}: others may write to this directory, and so replace what lies in it: "
+            f"name one of your own, or chmod go-w {path}"
+        )
 
 
 def _refuse_remote(root: Path) -> None:
@@ -208,7 +240,7 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
     """The kind of file system that `path` lies on, empty when that cannot be found out."""
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text().splitlines():
+    for line in mounts.read_text(errors="replace").splitlines():
         # proc_pid_mountinfo(5): major:minor is the third field, the type is the first one after " - ".
         before, _, after = line.partition(" - ")
         if before.split()[2] == number:
@@ -219,7 +251,7 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
 def take_lock(layout: StateDir, start_ticks: int) -> int:
     """Become the one agent of this directory: a descriptor that holds the lock until it is closed.
 
-    Raises StateDirBusy with the holder's pid.
+    Raises StateDirBusy with the holder's pid, StateDirError when the file cannot be written.
     """
     try:
         fd = os.open(layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -231,8 +263,12 @@ def take_lock(layout: StateDir, start_ticks: int) -> int:
         os.close(fd)
         holder = read_holder(layout)
         raise StateDirBusy(layout.root, holder[0] if holder else None) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()} {start_ticks}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {start_ticks}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise StateDirError(f"{layout.lock_file}: {error.strerror}") from error
     return fd
 
 

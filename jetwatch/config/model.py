@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from jetwatch.records import Command
+from jetwatch.records import Command, Content
 
 MIB = 1024 * 1024
 DAY_S = 86_400.0
@@ -69,7 +69,7 @@ class DiskReserve:
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """One watch. `check` None with `schedule` set: every firing is due.
+    """One watch. Without `check` and `content` every firing of `schedule` is due; with `content` `download` fetches it.
 
     `hooks` has the keys on_start, on_ok, on_fail, on_done, on_error, where configured. `jitter_s` and
     `jitter_fraction` (of the interval) add up; at most one is set. `secrets` maps the name of a command (`check`,
@@ -79,6 +79,7 @@ class WatchSettings:
     name: str
     play: Command
     check: Command | None = None
+    content: Content | None = None
     download: Command | None = None
     hooks: Mapping[str, Command] = field(default_factory=dict)
     check_interval_s: float = 200.0

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import schedule
 from jetwatch.engine.outcome import Answer, after_answer, error_backoff, next_attempt, read_check
-from jetwatch.engine.question import Question
+from jetwatch.engine.question import Question, Told
 from jetwatch.engine.schedule import Uniform
+from jetwatch.engine.weigh import weigh
 from jetwatch.events import CheckFinished, Event
 from jetwatch.records import (
     CheckResult,
     CommandResult,
     Deadline,
     Ending,
+    Look,
     Stamp,
     Trigger,
     TriggerKind,
@@ -38,32 +40,67 @@ def judge(
     settings: WatchSettings,
     state: WatchState,
     question: Question,
-    result: CommandResult | None,
+    told: Told,
     *,
     following: Deadline,
     now: Stamp,
     uniform: Uniform,
 ) -> Judgement:
-    """The meaning of `result` (None: there is no check, so it is due). `following`: the next regular time."""
-    answer = read_check(result) if result is not None else Answer(CheckResult.DUE)
+    """The meaning of what was told. `following`: the next regular time."""
+    answer = _answer(state, question, told)
     manual = state.trigger if question.kind is TriggerKind.MANUAL else None
     first_error = answer.result is CheckResult.ERROR and state.check_errors == 0
-    state = after_answer(state, answer, now)
+    state = _after_look(after_answer(state, answer, now), told)
     due = _due(settings, state, question, answer, manual=manual, now=now)
     if due is not None and due.revision and due.revision == state.quarantined_revision:
         due, answer = None, replace(answer, result=CheckResult.SKIPPED, reason="quarantined")
         state = replace(state, last_result=answer.result, last_reason=answer.reason)
-    backoff, events = error_backoff(settings, state, now, uniform)
-    fired_us = schedule.fired_us(question.planned or question.asked, question.asked)
-    state = replace(state, next_check=backoff or following, last_fire_us=fired_us)
+    state, events = _plan_next(settings, state, question, answer, following=following, now=now, uniform=uniform)
     if due is not None:
         # A check that is due takes the place of a retry, and of an answer that was still waiting.
         state = replace(state, due=due, waiting_for=(), retry=None, retry_at=None)
     if manual is not None:
         state = replace(state, trigger=None)
-    if result is not None:
-        events = (_finished(state.watch, question, answer, result, now), *events)
+    if told.result is not None or told.look is not None:
+        events = (_finished(state.watch, question, answer, told.result, now), *events)
     return Judgement(answer, state, due, manual, first_error, events)
+
+
+def _answer(state: WatchState, question: Question, told: Told) -> Answer:
+    checked = read_check(told.result) if told.result is not None else None
+    if told.look is not None:
+        return weigh(state, question, told.look, checked)
+    return checked or Answer(CheckResult.DUE)
+
+
+def _after_look(state: WatchState, told: Told) -> WatchState:
+    if not isinstance(told.look, Look):
+        return state
+    return replace(state, look=told.look, requests=state.requests + told.look.requests)
+
+
+def _plan_next(
+    settings: WatchSettings,
+    state: WatchState,
+    question: Question,
+    answer: Answer,
+    *,
+    following: Deadline,
+    now: Stamp,
+    uniform: Uniform,
+) -> tuple[WatchState, tuple[Event, ...]]:
+    """When to ask again: the regular time, after an error the backoff, or when a server said."""
+    backoff, events = error_backoff(settings, state, now, uniform)
+    if answer.wait_s is not None:
+        backoff = Deadline.after(now, max(following.remaining_us(now), round(answer.wait_s * 1e6)))
+    fired_us = schedule.fired_us(question.planned or question.asked, question.asked)
+    state = replace(state, next_check=backoff or following, last_fire_us=fired_us)
+    if question.kind is TriggerKind.RETRY and answer.result is not CheckResult.DUE:
+        # The retry of a run looks at its content first: what it finds decides whether there is anything to try again.
+        gone = answer.result is CheckResult.NOT_DUE
+        retry, retry_at = (None, None) if gone else (state.retry, state.next_check)
+        state = replace(state, retry=retry, retry_at=retry_at)
+    return state, events
 
 
 def _due(
@@ -78,6 +115,8 @@ def _due(
     """What makes a run due now, if anything does."""
     forced = manual is not None and manual.forced
     revision, kind = answer.revision, question.kind
+    if kind is TriggerKind.RETRY and (state.retry is None or revision != state.retry.revision):
+        kind = TriggerKind.CHECK
     if answer.result is CheckResult.NOT_DUE and not forced and schedule.reapply_due(settings, state.last_ok, now):
         kind, revision = TriggerKind.REAPPLY, revision or state.last_ok_revision
     elif answer.result is not CheckResult.DUE and not forced:
@@ -93,19 +132,22 @@ def _due(
     )
 
 
-def _finished(watch: str, question: Question, answer: Answer, result: CommandResult, now: Stamp) -> CheckFinished:
+def _finished(
+    watch: str, question: Question, answer: Answer, result: CommandResult | None, now: Stamp
+) -> CheckFinished:
     failed = answer.result is CheckResult.ERROR
+    tail = answer.detail or (result and (result.detail or result.output_tail)) or None
     return CheckFinished(
         watch=watch,
         result=answer.result.value,
         reason=answer.reason,
-        exit_code=result.shell_exit_code,
-        signal=result.signal,
-        timed_out=True if result.ending is Ending.TIMEOUT else None,
+        exit_code=result.shell_exit_code if result else None,
+        signal=result.signal if result else None,
+        timed_out=True if result and result.ending is Ending.TIMEOUT else None,
         duration_s=round((now.boot_us - question.asked.boot_us) / 1e6, 3),
         revision=answer.revision or None,
         trigger=question.kind.value if question.kind is not TriggerKind.CHECK else None,
-        output_tail=(result.detail or result.output_tail) if failed else None,
+        output_tail=tail if failed or answer.wait_s is not None else None,
     )
 
 

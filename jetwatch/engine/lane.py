@@ -22,7 +22,7 @@ from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
-from jetwatch.engine.variables import for_check, owed_for_error
+from jetwatch.engine.variables import owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import Walk
 from jetwatch.events import Blocked, CheckFinished, DiskLow, Event, Resumed, SplayStarted
@@ -215,10 +215,17 @@ class Lane:
         if self.state.due is not None and "disk_low" not in self.state.waiting_for:
             self._open_or_wait(settings, self.state.due, now)
         elif self.state.retry is not None and _is_past(self.state.retry_at, now) and not self._house.once:
-            self.put_state(replace(self.state, due=self.state.retry, retry=None, retry_at=None))
-            self._ask(settings, TriggerKind.RETRY, self.state.due, now)
+            self._retry(settings, self.state.retry, now)
         if self._is_waiting() and self._check_is_due(now):
             self._check(settings, now)
+
+    def _retry(self, settings: WatchSettings, retry: Trigger, now: Stamp) -> None:
+        """Try a failed run again: with content after a look at what is there now, else as it was."""
+        if settings.content is None:
+            self.put_state(replace(self.state, due=retry, retry=None, retry_at=None))
+            self._ask(settings, TriggerKind.RETRY, retry, now)
+        else:
+            self._ask(settings, TriggerKind.RETRY, None, now)
 
     def _check_is_due(self, now: Stamp) -> bool:
         if self._house.once and self.checked_once:
@@ -229,7 +236,8 @@ class Lane:
         """The regular time has come: ask, or say why not."""
         skip = self._why_skip(now)
         if skip is None:
-            kind = TriggerKind.SCHEDULE if settings.check is None else TriggerKind.CHECK
+            by_time = settings.check is None and settings.schedule is not None
+            kind = TriggerKind.SCHEDULE if by_time else TriggerKind.CHECK
             self._ask(settings, kind, self.state.due, now)
             return
         suspension = self.state.suspended if skip == "suspended" else None
@@ -273,12 +281,8 @@ class Lane:
             return
         self.checked_once = True
         planned = None if kind in (TriggerKind.MANUAL, TriggerKind.RETRY) else self.state.next_check
-        self.asking.ask(
-            Question(kind, now, planned, known),
-            settings.check if known is None else None,
-            for_check(self.state, kind, self.state.check_errors + 1, self._runtime.host),
-            settings.secrets.get("check", {}),
-        )
+        forced = self.state.trigger is not None and self.state.trigger.forced
+        self.asking.ask(Question(kind, now, planned, known, forced), settings, self.state)
 
     def _hear(self, question: Question, told: Told) -> None:
         """The answer is here."""
@@ -289,7 +293,7 @@ class Lane:
         planned: Deadline | Stamp = question.planned or question.asked
         following = self._timetable.following(self.settings, planned, question.asked)
         if question.known is None:
-            self._answered(self.settings, question, told.result, following, now)
+            self._answered(self.settings, question, told, following, now)
             return
         if question.planned is not None:
             self.state = replace(self.state, next_check=following)
@@ -299,14 +303,14 @@ class Lane:
         self,
         settings: WatchSettings,
         question: Question,
-        result: CommandResult | None,
+        told: Told,
         following: Deadline,
         now: Stamp,
     ) -> None:
         judged = judge(
-            settings, self.state, question, result, following=following, now=now, uniform=self._runtime.clock.uniform
+            settings, self.state, question, told, following=following, now=now, uniform=self._runtime.clock.uniform
         )
-        owed = self._owed_error(settings, judged.state, result, now) if judged.first_error else ()
+        owed = self._owed_error(settings, judged.state, told.result, now) if judged.first_error else ()
         important = bool(judged.due or owed or judged.manual)
         stored = self._runtime.commit(*judged.events, watches=(judged.state,), hooks=owed, durable=important)
         self.state = judged.state
@@ -379,6 +383,7 @@ class Lane:
             trigger,
             run_id=run_id,
             download_path=str(self._runtime.layout.download(run_id)),
+            cache_path=str(self._runtime.layout.cache(self.name)),
             secret_files=self._runtime.commands.keep_secrets(run_id, secrets),
             now=now,
         )

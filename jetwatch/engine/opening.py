@@ -22,6 +22,7 @@ def plan_run(
     *,
     run_id: str,
     download_path: str,
+    cache_path: str,
     secret_files: Mapping[str, str],
     now: Stamp,
 ) -> Run:
@@ -51,6 +52,7 @@ def plan_run(
         opened=now,
         progressed=now,
         exclusive=settings.exclusive,
+        cache_path=cache_path if settings.content is not None else None,
     )
 
 

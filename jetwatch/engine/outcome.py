@@ -33,10 +33,15 @@ _ANSWERS = {0: CheckResult.DUE, 1: CheckResult.NOT_DUE, 75: CheckResult.LATER}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a check said. `reason` tells an error's kind; `values` are all its outputs, `revision` among them."""
+    """What a check said. `reason` tells an error's kind, `detail` its sentence; `values` are all its outputs.
+
+    `wait_s`: not before so many seconds, says a server.
+    """
 
     result: CheckResult
     reason: str | None = None
+    detail: str | None = None
+    wait_s: float | None = None
     revision: str = ""
     values: dict[str, str] = field(default_factory=dict)
 
@@ -49,7 +54,12 @@ def read_check(result: CommandResult) -> Answer:
     if answer is None:
         return Answer(CheckResult.ERROR, "exit_code")
     values = dict(result.outputs)
-    return Answer(answer, None, values.get("revision", ""), values)
+    return Answer(answer, revision=values.get("revision", ""), values=values)
+
+
+def is_due(result: CommandResult) -> bool:
+    """Whether a check's end says that a run is due."""
+    return read_check(result).result is CheckResult.DUE
 
 
 def after_answer(state: WatchState, answer: Answer, now: Stamp) -> WatchState:

@@ -1,37 +1,46 @@
-"""One question at a time, asked in a worker: what the check says, and how much room is left on disk."""
+"""One question at a time, asked in a worker: what the check says, which content is there, how much room is left."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import select
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from jetwatch.config.model import WatchSettings
 from jetwatch.engine.admission import Space
-from jetwatch.engine.runtime import Runtime
-from jetwatch.errors import CommandNotStarted
-from jetwatch.records import Command, CommandResult, Deadline, Stamp, Trigger, TriggerKind
+from jetwatch.engine.outcome import is_due
+from jetwatch.engine.runtime import Looks, Runtime
+from jetwatch.engine.variables import for_check
+from jetwatch.errors import CommandNotStarted, ContentError
+from jetwatch.records import CommandResult, Deadline, Look, Stamp, Trigger, TriggerKind, WatchState
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`known`: the answer stands already, and only the disk is looked at. `planned`: the time that it was due at."""
+    """`known`: the answer stands already, and only the disk is looked at. `planned`: the time that it was due at.
+
+    `forced`: a run is wanted whatever the check says.
+    """
 
     kind: TriggerKind
     asked: Stamp
     planned: Deadline | None
     known: Trigger | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`result` None: no check was run."""
+    """`result` None: no check was run. `look` None: the watch has no content, or its check said that nothing is due."""
 
     result: CommandResult | None
+    look: Look | ContentError | None
     spaces: tuple[Space, ...]
 
 
 Hear = Callable[[Question, Told], None]
-Parts = tuple[CommandResult | None, list[tuple[str, int, int]]]
+Parts = tuple[CommandResult | None, Look | ContentError | None, list[tuple[str, int, int]]]
 
 
 class Asking:
@@ -50,33 +59,36 @@ class Asking:
         """Whether a worker is out."""
         return self._cancel_fd is not None
 
-    def ask(
-        self,
-        question: Question,
-        command: Command | None,
-        variables: Mapping[str, str | Mapping[str, str]],
-        secrets: Mapping[str, str],
-    ) -> None:
-        """Send a worker out. `command` None: look at the disk only."""
+    def ask(self, question: Question, settings: WatchSettings, state: WatchState) -> None:
+        """Send a worker out."""
         cancel_fd = self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._dropped = False
-        commands, check_id = self._runtime.commands, self._runtime.clock.new_id()
+        commands = self._runtime.commands
 
         def ask() -> Parts:
-            result = None
-            if command is not None:
-                result = commands.check(
-                    command,
-                    check_id,
-                    variables=variables,
-                    secrets=secrets,
-                    cancel_fd=cancel_fd,
-                    on_blocked=lambda pid, state: self._runtime.post(lambda: self._note_blocked(pid, state)),
-                )
-            return result, commands.free_space()
+            result = look = None
+            if question.known is None:
+                result = self._check(question, settings, state, cancel_fd) if settings.check is not None else None
+                if settings.content is not None and (question.forced or result is None or is_due(result)):
+                    look = look_until_settled(self._runtime.looks, settings, state, cancel_fd)
+            return result, look, commands.free_space()
 
-        name = variables.get("watch", "")
-        self._runtime.work(ask, lambda parts: self._back(question, parts), name=f"check {name}")
+        self._runtime.work(ask, lambda parts: self._back(question, parts), name=f"check {settings.name}")
+
+    def _check(
+        self, question: Question, settings: WatchSettings, state: WatchState, cancel_fd: int
+    ) -> CommandResult | None:
+        """Called in the worker."""
+        if settings.check is None:
+            return None
+        return self._runtime.commands.check(
+            settings.check,
+            self._runtime.clock.new_id(),
+            variables=for_check(state, question.kind, state.check_errors + 1, self._runtime.host),
+            secrets=settings.secrets.get("check", {}),
+            cancel_fd=cancel_fd,
+            on_blocked=lambda pid, number: self._runtime.post(lambda: self._note_blocked(pid, number)),
+        )
 
     def drop(self) -> None:
         """End a check that is running; whatever it says no longer counts."""
@@ -94,6 +106,22 @@ class Asking:
         self._cancel_fd = None
         self.blocked = None
         if not self._dropped and not isinstance(parts, CommandNotStarted):
-            result, spaces = parts
-            self._hear(question, Told(result, tuple(Space(*space) for space in spaces)))
+            result, look, spaces = parts
+            self._hear(question, Told(result, look, tuple(Space(*space) for space in spaces)))
         self._on_change()
+
+
+def look_until_settled(looks: Looks, settings: WatchSettings, state: WatchState, cancel_fd: int) -> Look | ContentError:
+    """Which revision is there now. A listing that is new counts when it is the same `settle` later. Blocks."""
+    content = settings.content
+    try:
+        first = looks.look(settings, state.look, cancel_fd)
+        if content is None or first.settled or first.revision == state.applied_revision:
+            return first
+        if select.select([cancel_fd], [], [], content.settle_s)[0]:
+            return first
+        second = looks.look(settings, first, cancel_fd)
+    except ContentError as error:
+        return error
+    settled = second.settled or second.revision == first.revision
+    return replace(second, settled=settled, requests=first.requests + second.requests)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from jetwatch.clock import Clock
+from jetwatch.config.model import WatchSettings
 from jetwatch.engine.variables import Host
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import Change, Event, Told
@@ -24,6 +25,7 @@ from jetwatch.records import (
     CommandResult,
     Deadline,
     Evidence,
+    Look,
     OutboxEntry,
     ProcessId,
     Run,
@@ -90,9 +92,10 @@ class Commands(Protocol):
         step_id: str,
         variables: Mapping[str, str | Mapping[str, str]],
         *,
-        download: tuple[Path, str | None] | None,
+        directories: tuple[Path, ...],
+        owner: str | None,
     ) -> ProcessId | None:
-        """Start a step of a run under a supervisor."""
+        """Start a step of a run under a supervisor; make `directories` for `owner` first."""
 
     def start_hook(
         self,
@@ -130,6 +133,13 @@ class Commands(Protocol):
         """End what the checks of an agent that was killed left."""
 
 
+class Looks(Protocol):
+    """How the engine learns which revision of a content is there now."""
+
+    def look(self, settings: WatchSettings, known: Look | None, cancel_fd: int) -> Look:
+        """Look once, within a deadline. Blocks. Raises ContentError; a byte on `cancel_fd` ends what can be ended."""
+
+
 class Runtime:
     """The services of one engine. Made in one thread, used in the engine's."""
 
@@ -139,12 +149,14 @@ class Runtime:
         clock: Clock,
         journal: Journal,
         commands: Commands,
+        looks: Looks,
         layout: StateDir,
         host: Host,
         tell: Callable[[Told], None],
     ) -> None:
         self.clock = clock
         self.commands = commands
+        self.looks = looks
         self.journal = journal
         self.layout = layout
         self.host = host

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jetwatch.errors import CommandNotStarted
 from jetwatch.process import launch
 from jetwatch.process import output as output_frames
 from jetwatch.process.hold import hold
+from jetwatch.process.mounts import read_mounts
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Start, Surroundings, prepare, user_ids, write_env_file
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId
@@ -51,17 +53,18 @@ class Commands:
         step_id: str,
         variables: Variables,
         *,
-        download: tuple[Path, str | None] | None,
+        directories: tuple[Path, ...],
+        owner: str | None,
     ) -> ProcessId | None:
         """Start a step of a run under a supervisor of its own, in a fresh `directory`. Blocks.
 
-        `download` is a directory to be made first if it is missing, and the user it is given to (None: the agent's).
+        `directories` are made first where they are missing, and given to the user `owner` (None: the agent's).
         Raises CommandNotStarted when it cannot be started (`no_supervisor`, `no_room`: not now; anything else: never).
         """
         with _room_needed():
             directory.mkdir(mode=0o700, parents=True)
-            if download is not None:
-                _make_download(*download)
+            for path in directories:
+                _make_for(path, owner)
         return self._launch(command, directory, step_id, variables)
 
     def start_hook(
@@ -91,9 +94,9 @@ class Commands:
             extra_env={},
             secrets={},
             outputs_path=str(self._layout.exchange(step_id)),
-            cgroup=self._place.new_cgroup(step_id),
         )
-        return launch.start(self._program, directory, prepare(command, start, self._surroundings))
+        spec = prepare(command, start, self._surroundings)
+        return launch.start(self._program, directory, replace(spec, cgroup=self._place.new_cgroup(step_id)))
 
     def look(self, directory: Path, step_id: str) -> Evidence:
         """What the step directory shows now."""
@@ -113,8 +116,10 @@ class Commands:
 
     def bury(self, directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
         """End everything that a dead supervisor left. Blocks. Returns who cannot be ended."""
-        self._layout.exchange(step_id).unlink(missing_ok=True)
-        return launch.bury(directory, step_id, patience_s)
+        survivor = launch.bury(directory, step_id, patience_s)
+        if survivor is None:
+            self._forget_outputs(step_id)
+        return survivor
 
     # -- checks
 
@@ -156,10 +161,14 @@ class Commands:
         launch.end_all_marked(f"JETWATCH_CHECK={self._state_id}", patience_s=5.0)
 
     def free_space(self) -> list[tuple[str, int, int]]:
-        """Path, free bytes and free inodes of state and downloads (inodes -1: not counted there)."""
+        """Path, free bytes and free inodes of state and downloads (inodes -1: not counted there; 0: it is gone)."""
         found = []
         for path in dict.fromkeys((self._layout.root, self._layout.downloads)):
-            stat = os.statvfs(path)
+            try:
+                stat = os.statvfs(path)
+            except OSError:
+                found.append((str(path), 0, 0))
+                continue
             inodes = stat.f_favail if stat.f_files else -1
             found.append((str(path), stat.f_bavail * stat.f_frsize, inodes))
         return found
@@ -182,6 +191,8 @@ class Commands:
 
     def forget_try(self, directory: Path) -> None:
         """Remove the directory of a hook that belongs to no run."""
+        entry, attempt = directory.name.split(".")
+        self._forget_outputs(f"hook-{entry}.*.{attempt}")
         shutil.rmtree(directory, ignore_errors=True)
 
     def run_size_bytes(self, run_id: str) -> int:
@@ -196,8 +207,7 @@ class Commands:
                 reason = _remove_tree(path)
                 if reason is not None:
                     refused.append((str(path), reason))
-            for leftover in self._layout.exchange("").glob(f"{run_id}.*"):
-                leftover.unlink(missing_ok=True)
+            self._forget_outputs(f"{run_id}.*")
         self._place.sweep()
         return refused
 
@@ -206,13 +216,21 @@ class Commands:
         names = {path.name for parent in (self._layout.runs, self._layout.downloads) for path in _entries(parent)}
         for parent in (self._layout.runs, self._layout.downloads):
             for path in _entries(parent):
-                if path.name.startswith(_TRASH):
+                if path.name.startswith(_TRASH) and _why_keep(path) is None:
                     shutil.rmtree(path, ignore_errors=True)
-        return self.sweep(sorted(name for name in names - known if _is_run_id(name)))
+        for path in _entries(self._layout.exchange("")):
+            if _is_guid(path.name):  # of a check; those of steps and hooks are named for them
+                self._forget_outputs(path.name)
+        return self.sweep(sorted(name for name in names - known if _is_guid(name)))
+
+    def _forget_outputs(self, pattern: str) -> None:
+        for leftover in self._layout.exchange("").glob(pattern):
+            with suppress(OSError):  # its command made something else of it
+                leftover.unlink()
 
 
-def _is_run_id(name: str) -> bool:
-    return len(name) == 36 and name.count("-") == 4  # a GUID's text; anything else in there is not ours
+def _is_guid(name: str) -> bool:
+    return len(name) == 36 and name.count("-") == 4  # what runs and checks are called; anything else is not ours
 
 
 def _entries(parent: Path) -> list[Path]:
@@ -227,11 +245,11 @@ def _room_needed() -> Iterator[None]:
         raise CommandNotStarted("no_room", f"{error.filename}: {error.strerror}") from error
 
 
-def _make_download(path: Path, owner: str | None) -> None:
+def _make_for(path: Path, owner: str | None) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
     ids = user_ids(owner)
     if ids is not None:
-        os.chown(path, *ids)
+        os.chown(path, *ids, follow_symlinks=False)
 
 
 def _write_plain_output(target: Path, run: Path, owner: str | None) -> None:
@@ -263,15 +281,23 @@ def _step_directories(run: Path) -> list[Path]:
 
 
 def _tree_bytes(top: Path) -> int:
+    """What the files below take on their disk; other file systems mounted there are not entered."""
     total = 0
-    for folder, _, names, folder_fd in os.fwalk(top):
-        del folder
-        for name in names:
-            try:
-                total += os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_blocks * 512
-            except FileNotFoundError:
-                continue
+    try:
+        for _, folders, names, folder_fd in os.fwalk(top):
+            device = os.fstat(folder_fd).st_dev
+            folders[:] = [name for name in folders if (status := _status(name, folder_fd)) and status.st_dev == device]
+            total += sum(status.st_blocks * 512 for name in names if (status := _status(name, folder_fd)))
+    except OSError:
+        return total  # it was never made, or is being removed
     return total
+
+
+def _status(name: str, folder_fd: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except OSError:
+        return None
 
 
 def _remove_tree(path: Path) -> str | None:
@@ -291,18 +317,16 @@ def _remove_tree(path: Path) -> str | None:
 
 
 def _why_keep(path: Path) -> str | None:
-    inside = f"{path}/"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        # proc_pid_mountinfo(5): the mount point is the fifth field, with spaces written as \040.
-        point = line.split()[4].encode().decode("unicode_escape")
-        if f"{point}/".startswith(inside):
-            return f"{point} is a mount"
+    path = path.resolve()  # as the kernel names what lies below it
+    for mount in read_mounts():
+        if mount.point.is_relative_to(path):
+            return f"{mount.point} is a mount"
     for process in Path("/proc").glob("[0-9]*"):
         for link in ("cwd", "exe"):
             try:
-                target = str((process / link).readlink())
+                target = (process / link).readlink()
             except OSError:
                 continue
-            if f"{target}/".startswith(inside):
+            if target.is_relative_to(path):
                 return f"process {process.name} lives there"
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from jetwatch import statedir
 from jetwatch.config.load import load
 from jetwatch.engine.engine import Engine, Found
-from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.runtime import Looks, Runtime
 from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.events import Told
@@ -23,7 +23,7 @@ from jetwatch.process.commands import Commands
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Surroundings
 from jetwatch.process.shim import boot_id
-from jetwatch.records import AgentState, Run, Stamp, WatchState
+from jetwatch.records import AgentState, Look, Run, Stamp, WatchState
 from jetwatch.statedir import StateDir
 
 START_WALL_US = 1_790_000_000_000_000
@@ -102,10 +102,18 @@ class MovedClock:
             return
 
 
+class NoContent:
+    """Looks at nothing: these watches have no content."""
+
+    def look(self, *_: object) -> Look:
+        """Never called."""
+        raise AssertionError("nobody asked for content")
+
+
 class EngineInTime:
     """One engine in a thread of its own, over a state directory that outlives it."""
 
-    def __init__(self, top: Path, config: str, clock: MovedClock) -> None:
+    def __init__(self, top: Path, config: str, clock: MovedClock, looks: Looks | None = None) -> None:
         self.clock = clock
         self.lines: list[Told] = []
         self.top = top
@@ -125,6 +133,7 @@ class EngineInTime:
             clock=clock,
             journal=self.journal,
             commands=commands,
+            looks=looks or NoContent(),
             layout=self.layout,
             host=Host("box", str(self.layout.root)),
             tell=self.lines.append,

@@ -1,0 +1,5 @@
+"""`python -m jetwatch` is `jetp`."""
+
+from jetwatch.cli.main import main
+
+main()
