@@ -15,6 +15,7 @@ directories above that user's files.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import uuid
@@ -47,7 +48,7 @@ _REMOTE = (
 _INSIDE = ("runs", "hooks", "downloads", "exchange", "cache", "shim")
 _PASSED_THROUGH = ("downloads", "exchange", "cache")
 _FILES = ("lock", "id", "told", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
-_OURS = frozenset((*_INSIDE, *_FILES, "lost+found"))
+_OURS = frozenset((*_INSIDE, *_FILES, "trash", "lost+found"))
 
 
 def choose(option: Path | None, environ: Mapping[str, str], configured: Path | None) -> Path:
@@ -60,7 +61,7 @@ def choose(option: Path | None, environ: Mapping[str, str], configured: Path | N
         return configured.absolute()
     if os.geteuid() == 0:
         return _ROOT_STATE
-    base = environ.get("XDG_STATE_HOME") or f"{environ.get('HOME', '/')}/.local/state"
+    base = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/"), ".local/state")
     return Path(base).absolute() / "jetwatch"
 
 
@@ -183,6 +184,8 @@ def _make(path: Path, mode: int, *, inside: bool = False) -> None:
     for each in reversed(missing):
         each.mkdir(mode=PRIVATE)
         each.chmod(mode)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     _refuse_foreign(path)
     found = path.stat().st_mode & 0o777
     all_ours = inside or {each.name for each in path.iterdir()} <= _OURS
