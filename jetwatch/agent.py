@@ -310,7 +310,9 @@ class _Agent:
             case Verb.PING:
                 lines = [f"pid {os.getpid()}"]
             case Verb.TRIGGER:
-                lines = engine.trigger(request.watch, force=request.force, by=by, report=None)
+                lines, accepted = engine.trigger(request.watch, force=request.force, by=by, report=None)
+                reply(Response(ok=accepted, exit_code=0 if accepted else 1, lines=lines))
+                return
             case Verb.CANCEL:
                 lines = engine.cancel(request.run, by=by)
             case Verb.CLEAR:

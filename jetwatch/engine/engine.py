@@ -70,6 +70,7 @@ class Engine:
         self._agent = agent
         self._timetable = timetable
         self._lanes: dict[str, Lane] = {}
+        self._states: dict[str, WatchState] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[int, str]] = []
         self._stopping: str | None = None
@@ -93,6 +94,7 @@ class Engine:
         self._leave()
 
     def _open_lanes(self, found: Found) -> None:
+        self._states = dict(found.watches)
         runs = {run.watch: run for run in found.runs}
         names = [*self._settings.watches, *runs, *(entry.watch for entry in found.owed)]
         for name in dict.fromkeys(names):
@@ -102,7 +104,7 @@ class Engine:
                 self._timetable,
                 name=name,
                 settings=self._settings.watches.get(name),
-                state=found.watches.get(name, WatchState(name)),
+                state=self._states.get(name, WatchState(name)),
                 run=runs.get(name),
                 owed=[entry for entry in found.owed if entry.watch == name],
             )
@@ -149,6 +151,8 @@ class Engine:
                 lane.advance()
                 self._note_blocked(lane)
                 if lane.settings is None and lane.is_idle():
+                    # Should the watch come back, it is still suspended, quarantined, at its revision.
+                    self._states[name] = lane.state
                     del self._lanes[name]
                 elif lane.wake_us is not None and lane.wake_us != before_us:
                     heapq.heappush(self._wakes, (lane.wake_us, name))
@@ -332,7 +336,7 @@ class Engine:
         self._runtime.commit(event, agent=self._agent)
 
     def _new_lane(self, name: str, settings: WatchSettings) -> Lane:
-        state = WatchState(name)
+        state = self._states.get(name, WatchState(name))
         return Lane(self._runtime, self, self._timetable, name=name, settings=settings, state=state, run=None, owed=[])
 
     def reject(self, problems: tuple[str, ...]) -> None:
@@ -358,22 +362,26 @@ class Engine:
 
     # -- verbs
 
-    def trigger(self, watch: str | None, *, force: bool, by: str, report: Report | None) -> list[str]:
-        """Check now. Returns what to say; raises UsageError."""
+    def trigger(self, watch: str | None, *, force: bool, by: str, report: Report | None) -> tuple[list[str], bool]:
+        """Check now. Returns what to say, and whether every watch named will be checked; raises UsageError."""
         lanes = self._named(watch, configured=True)
         now = self._runtime.clock.now()
         said = []
+        accepted = True
         for lane in lanes:
             suspension = lane.state.suspended
             if suspension is not None and verbs.is_suspended(lane.state, now):
-                said.append(f"{lane.name} is suspended by {suspension.by}: {suspension.reason}")
+                accepted = False
+                said.append(
+                    f"{lane.name} is suspended by {suspension.by}: {suspension.reason}; jetp resume {lane.name}"
+                )
                 if report is not None:
                     report(said[-1], False)
                 continue
             lane.trigger(Trigger(TriggerKind.MANUAL, now, by=by, forced=force), report)
             said.append(f"{lane.name}: {'after the open run' if lane.run else 'checking now'}")
             self.changed(lane)
-        return said
+        return said, accepted
 
     def cancel(self, prefix: str | None, *, by: str) -> list[str]:
         """End the open run whose id begins with `prefix` (None: the only one)."""

@@ -151,8 +151,11 @@ def _finished(
     )
 
 
-def in_words(watch: str, answer: Answer) -> str:
-    """The answer as a sentence."""
+def in_words(watch: str, judged: Judgement) -> str:
+    """The answer to a person who asked."""
+    answer = judged.answer
+    if answer.reason == "quarantined":
+        return f"{watch}: revision {judged.state.quarantined_revision} is quarantined; jetp clear {watch}"
     known = {CheckResult.NOT_DUE: "not due", CheckResult.LATER: "later"}
     said = known.get(answer.result, answer.result.value)
     return f"{watch}: the check said {said}" + (f" ({answer.reason})" if answer.reason else "")

@@ -320,7 +320,8 @@ class Lane:
         if judged.due is not None:
             self._open_or_wait(settings, judged.due, now)
         elif judged.manual is not None:
-            self._report(in_words(self.name, judged.answer), judged.answer.result is not CheckResult.ERROR)
+            well = judged.answer.result in (CheckResult.NOT_DUE, CheckResult.LATER)
+            self._report(in_words(self.name, judged), well)
 
     def _owed_error(
         self, settings: WatchSettings, state: WatchState, result: CommandResult | None, now: Stamp

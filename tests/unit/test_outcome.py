@@ -97,7 +97,7 @@ def test_a_check_is_read_by_its_exit_code(how: CommandResult, answer: CheckResul
 def test_a_check_names_the_revision_among_its_outputs() -> None:
     """All keys are kept, `revision` is the run's."""
     read = read_check(result(outputs={"revision": "abc", "colour": "red"}))
-    assert read == Answer(CheckResult.DUE, None, "abc", {"revision": "abc", "colour": "red"})
+    assert read == Answer(CheckResult.DUE, revision="abc", values={"revision": "abc", "colour": "red"})
 
 
 def test_a_check_in_error_names_nothing() -> None:
