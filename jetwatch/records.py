@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -154,13 +153,13 @@ class Content:
     path_style: bool = True
     anonymous: bool = False
     profile: str | None = None
-    ca_file: Path | None = None
+    ca_file: str | None = None
     ref: str | None = None
     subdir: str = ""
     submodules: bool = False
-    allowed_signers: Path | None = None
-    ssh_key: Path | None = None
-    known_hosts: Path | None = None
+    allowed_signers: str | None = None
+    ssh_key: str | None = None
+    known_hosts: str | None = None
     limits: Limits = Limits()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
