@@ -147,7 +147,8 @@ def test_a_hook_that_failed_is_given_up_when_too_many_wait_behind_it(waiting: in
 
 def test_a_hook_that_belongs_to_no_run_is_given_up_without_one() -> None:
     """on_error has no play_uuid."""
-    _, events = give_up(owed(run_id=None, name="on_error", deliveries=2), "too_old")
+    entry, events = give_up(owed(run_id=None, name="on_error", deliveries=2, in_flight=True), "too_old")
+    assert (entry.state, entry.in_flight) == (HookState.ABANDONED, False)
     assert events == (HookAbandoned(watch="web", play_uuid="", step="on_error", deliveries=2, reason="too_old"),)
 
 

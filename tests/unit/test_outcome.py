@@ -157,9 +157,10 @@ def test_another_revision_begins_with_the_first_attempt() -> None:
 
 
 def test_a_run_that_ended_ok_begins_anew() -> None:
-    """The same revision applied again later is a first attempt."""
-    state = after(watch(), closed(Outcome.FAILED, revision="a"), closed(Outcome.OK, revision="a"))
-    assert next_attempt(state, "a") == 1
+    """The same revision applied again later is a first attempt, and so is a run without one."""
+    for revision in ("a", ""):
+        state = after(watch(), closed(Outcome.FAILED, revision=revision), closed(Outcome.OK, revision=revision))
+        assert next_attempt(state, revision) == 1
 
 
 def test_a_cancelled_run_is_no_failed_attempt() -> None:

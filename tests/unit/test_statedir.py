@@ -157,6 +157,15 @@ def test_modes_follow_the_configuration(layout: StateDir) -> None:
         assert modes(layout.root)["exchange"] == modes(layout.root)["."] == (PASSABLE if passable else PRIVATE)
 
 
+def test_what_lies_inside_is_made_private_again(layout: StateDir) -> None:
+    """A copy or a restored backup may have come with other modes."""
+    prepare(layout, passable=False)
+    (layout.runs / "run-1").mkdir()
+    layout.runs.chmod(0o755)
+    prepare(layout, passable=False)
+    assert modes(layout.root)["runs"] == PRIVATE
+
+
 def test_what_is_there_stays(layout: StateDir) -> None:
     """Another agent's history, and the id that the stable grid hangs on."""
     prepare(layout, passable=False)
