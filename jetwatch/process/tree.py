@@ -23,31 +23,48 @@ _PAUSE_S = 0.01
 class Process:
     """One line of /proc/PID/stat: enough to know a process again and to see whose it is."""
 
-    __slots__ = ("parent", "pid", "session", "start_ticks", "state")
+    __slots__ = ("parent", "pid", "session", "start_ticks", "state", "threads")
 
-    def __init__(self, pid: int, state: str, parent: int, session: int, start_ticks: int) -> None:
+    def __init__(self, *, pid: int, state: str, parent: int, session: int, threads: int, start_ticks: int) -> None:
         self.pid = pid
         self.state = state
         self.parent = parent
         self.session = session
+        self.threads = threads
         self.start_ticks = start_ticks
 
     @property
     def is_dead(self) -> bool:
-        """Whether only its name is left (zombie)."""
-        return self.state in "ZXx"
+        """Whether only its name is left. One whose first thread ended looks like a zombie while the others live on."""
+        return self.state in "ZXx" and self.threads <= 1
 
 
 def look_up(pid: int) -> Process | None:
-    """The process with this pid now, None when there is none."""
+    """The process with this pid now, None when there is none or it is hidden from us (mount option hidepid)."""
     try:
         with open(f"{_PROC}/{pid}/stat", "rb") as source:
             text = source.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The name may hold spaces and parentheses: what follows the last one is fixed (proc_pid_stat(5), fields 3 to 22).
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return Process(
+        pid=pid,
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        threads=int(fields[17]),
+        start_ticks=int(fields[19]),
+    )
+
+
+def name_of(pid: int) -> str:
+    """What the process calls itself, at most 15 bytes; empty when it is gone."""
+    try:
+        with open(f"{_PROC}/{pid}/comm", errors="replace") as source:
+            return source.read().strip()
+    except OSError:
+        return ""
 
 
 def everything() -> dict[int, Process]:
@@ -69,7 +86,7 @@ def is_marked(pid: int, mark: bytes) -> bool:
 
 
 class Family:
-    """How the processes of one command are found.
+    """How the processes of one command are found. Who was found once stays one of them, whatever becomes of its parent.
 
     `root`: pid of a subreaper below which all of them stay, itself not one of them (None: gone, or never there).
     `leader`: pid and start time of the command, whose session the others share. `mark`: in everybody's environment.
@@ -80,69 +97,79 @@ class Family:
         self.leader = leader
         self.mark = mark.encode()
         self.cgroup = cgroup
+        self._seen = {leader} if leader is not None else set()
 
     def members(self) -> list[Process]:
         """Every living process of the command."""
         present = everything()
-        own = os.getpid()
-        pids = self._by_cgroup() | self._by_descent(present) | self._by_session(present) | self._by_mark(present)
-        return [p for pid in sorted(pids - {own}) if (p := present.get(pid)) and not p.is_dead]
+        present.pop(os.getpid(), None)  # never ourselves: an agent that a command started carries its mark
+        pids = self._by_cgroup() | self._by_session(present)
+        pids |= {pid for pid, start_ticks in self._seen if _is_same(present.get(pid), start_ticks)}
+        pids |= {pid for pid in present.keys() - pids if is_marked(pid, self.mark)}
+        pids &= present.keys()
+        pids |= _descendants(present, pids if self.root is None else {*pids, self.root})
+        found = [present[pid] for pid in sorted(pids - {self.root})]
+        self._seen = {(process.pid, process.start_ticks) for process in found}
+        return [process for process in found if not process.is_dead]
 
     def _by_cgroup(self) -> set[int]:
         if self.cgroup is None:
             return set()
-        try:
-            with open(f"{self.cgroup}/cgroup.procs") as source:
-                return {int(line) for line in source}
-        except OSError:
-            return set()
-
-    def _by_descent(self, present: dict[int, Process]) -> set[int]:
-        """Everything below the root, and below the leader where there is no root."""
-        top = self.root if self.root is not None else self._living_leader(present)
-        if top is None:
-            return set()
-        children: dict[int, list[int]] = {}
-        for process in present.values():
-            children.setdefault(process.parent, []).append(process.pid)
         found: set[int] = set()
-        waiting = [top]
-        while waiting:
-            for pid in children.get(waiting.pop(), ()):
-                if pid not in found:
-                    found.add(pid)
-                    waiting.append(pid)
-        return found | ({top} if self.root is None else set())
+        for folder, _, _ in os.walk(self.cgroup):
+            try:
+                with open(f"{folder}/cgroup.procs") as source:
+                    found.update(int(line) for line in source)
+            except OSError:
+                continue  # removed meanwhile, or a group of threads
+        return found
 
     def _by_session(self, present: dict[int, Process]) -> set[int]:
         if self.leader is None:
             return set()
-        leader = present.get(self.leader[0])
-        if leader is not None and leader.start_ticks != self.leader[1]:
+        number, start_ticks = self.leader
+        leader = present.get(number)
+        if leader is not None and leader.start_ticks != start_ticks:
             return set()  # the number was given to somebody else, and with it the session
-        return {p.pid for p in present.values() if p.session == self.leader[0] and p.start_ticks >= self.leader[1]}
+        if leader is None and self.cgroup is not None:
+            return set()  # the number may have been given away and back; the cgroup knows for sure
+        return {p.pid for p in present.values() if p.session == number and p.start_ticks >= start_ticks}
 
-    def _by_mark(self, present: dict[int, Process]) -> set[int]:
-        return {pid for pid in present if is_marked(pid, self.mark)}
 
-    def _living_leader(self, present: dict[int, Process]) -> int | None:
-        if self.leader is None:
-            return None
-        process = present.get(self.leader[0])
-        return process.pid if process and process.start_ticks == self.leader[1] else None
+def _is_same(process: Process | None, start_ticks: int) -> bool:
+    return process is not None and process.start_ticks == start_ticks
+
+
+def _descendants(present: dict[int, Process], tops: set[int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for process in present.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    found: set[int] = set()
+    waiting = list(tops)
+    while waiting:
+        for pid in children.get(waiting.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                waiting.append(pid)
+    return found
 
 
 def send(processes: Iterable[Process], number: int) -> None:
     """Signal each of these very processes (a pid that became somebody else's is left alone)."""
     for process in processes:
-        now = look_up(process.pid)
-        if now and now.start_ticks == process.start_ticks:
-            try:
-                os.kill(process.pid, number)
-            except ProcessLookupError:
-                pass
-            except PermissionError:
-                pass  # a set-user-id program of a foreign user: it shows up as a survivor
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if _is_same(look_up(process.pid), process.start_ticks):
+                signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            pass  # a set-user-id program of a foreign user: it shows up as a survivor
+        finally:
+            os.close(pidfd)
 
 
 def terminate(family: Family) -> None:
@@ -161,7 +188,7 @@ def kill(family: Family, *, patience_s: float, on_pause: Callable[[float], None]
     clean_looks = 0
     while True:
         _kill_cgroup(family.cgroup)
-        members = _stop_all(family)
+        members = _stop_all(family, deadline)
         send(members, signal.SIGKILL)
         clean_looks = 0 if members else clean_looks + 1
         if clean_looks == _TWICE:
@@ -182,13 +209,38 @@ def _kill_cgroup(cgroup: str | None) -> None:
         pass
 
 
-def _stop_all(family: Family) -> list[Process]:
+def _stop_all(family: Family, deadline: float) -> list[Process]:
     """Stop everybody until a look finds nobody new; then no member can start another one."""
     known: dict[int, int] = {}
     while True:
         members = family.members()
         new = [p for p in members if known.get(p.pid) != p.start_ticks]
-        if not new:
+        if not new or time.monotonic() > deadline:
             return members
         send(new, signal.SIGSTOP)
         known.update((p.pid, p.start_ticks) for p in new)
+
+
+def join_cgroup(path: str, pid: int) -> bool:
+    """Put a process into a cgroup, which is made if need be. False: it cannot be."""
+    for _ in range(3):  # somebody may remove the empty cgroup between the two calls
+        try:
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            with open(f"{path}/cgroup.procs", "w") as target:
+                target.write(str(pid))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        return True
+    return False
+
+
+def remove_cgroup(path: str) -> None:
+    """Remove a cgroup that nobody is in, with all below it, and the one above it if that is empty then."""
+    folders = [folder for folder, _, _ in os.walk(path, topdown=False)]
+    for folder in (*folders, os.path.dirname(path)):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            continue  # somebody lives there, or it is gone
