@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEADER = struct.Struct("<QQII")
+LONGEST_FRAME_BYTES = 1024 * 1024
 NAMES = ("output", "output.a", "output.b")
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Writer:
@@ -43,13 +44,12 @@ class Writer:
         """Take note of `data`. A full disk drops bytes, never the command: they stay counted in `total_bytes`."""
         view = memoryview(data)
         while view:
-            # A frame costs at least its header, so that single bytes cannot fill the disk with headers.
-            room = self._limits[self._current] - self._used[self._current]
-            if room <= 0:
-                self._turn()
-                continue
-            part = view[:room]
+            if self._room() <= 0 and not self._turn():
+                self.total_bytes += len(view)
+                return
+            part = view[: min(self._room(), LONGEST_FRAME_BYTES)]
             if self._append(part, boot_us):
+                # A frame costs at least its header, so that single bytes cannot fill the disk with headers.
                 self._used[self._current] += max(len(part), HEADER.size)
                 self._kept[self._current] += len(part)
             self.total_bytes += len(part)
@@ -59,28 +59,43 @@ class Writer:
         """Give the descriptor back."""
         os.close(self._fd)
 
+    def _room(self) -> int:
+        return self._limits[self._current] - self._used[self._current]
+
     def _open(self, index: int) -> int:
         return os.open(f"{self._directory}/{NAMES[index]}", _FLAGS, 0o600)
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Go on in the older of the two files, emptied. False when that cannot be."""
+        index = 2 if self._current == 1 else 1
+        if self._limits[index] == 0:
+            return False
+        try:
+            fd = self._open(index)
+        except OSError:
+            return False  # no room for one more file: tried again with the next bytes
         os.close(self._fd)
-        self._current = 2 if self._current == 1 else 1
-        self._fd = self._open(self._current)
-        os.ftruncate(self._fd, 0)
-        self._used[self._current] = self._kept[self._current] = self._length = 0
+        self._fd, self._current = fd, index
+        self._used[index] = self._kept[index] = self._length = 0
+        return True
 
     def _append(self, part: memoryview, boot_us: int) -> bool:
         header = HEADER.pack(self.total_bytes, boot_us, len(part), 0)
         try:
-            written = os.writev(self._fd, (header, part))
+            written = os.pwritev(self._fd, (header, part), self._length)
         except OSError:
             written = 0
         if written == len(header) + len(part):
             self._length += written
             return True
-        os.ftruncate(self._fd, self._length)
-        os.lseek(self._fd, self._length, os.SEEK_SET)
+        self._forget_half_a_frame()
         return False
+
+    def _forget_half_a_frame(self) -> None:
+        try:
+            os.ftruncate(self._fd, self._length)
+        except OSError:
+            pass  # a disk that takes nothing any more: the next frame is written over it
 
 
 class Counter:
@@ -124,17 +139,22 @@ def _frames(path: str, from_offset: int) -> Iterator[tuple[int, int, bytes]]:
         source = open(path, "rb")
     except FileNotFoundError:
         return
-    expected = None
     with source:
+        first = os.pread(source.fileno(), HEADER.size, 0)
+        expected = 0
         while len(header := source.read(HEADER.size)) == HEADER.size:
             start, boot_us, length, _ = HEADER.unpack(header)
-            if expected is not None and start < expected:
+            if start < expected or length > LONGEST_FRAME_BYTES:
                 return
             expected = start + length
-            if expected <= from_offset:
+            data = None
+            if expected > from_offset:
+                data = source.read(length)
+            else:
                 source.seek(length, os.SEEK_CUR)
-                continue
-            data = source.read(length)
-            if len(data) < length:
-                return
-            yield start, boot_us, data
+            if os.pread(source.fileno(), HEADER.size, 0) != first:
+                return  # the writer has emptied this file for newer output
+            if data is not None:
+                if len(data) < length:
+                    return
+                yield start, boot_us, data
