@@ -12,15 +12,21 @@ import errno
 import fcntl
 import os
 import re
-import resource
 import select
 import signal
+import stat
+import struct
+import termios
 import time
 
 from jetwatch.process import tree
+from jetwatch.process.become import GO, MESSAGE_BYTES, SIGNALS, Program, become, why_not_started
+from jetwatch.process.output import LONGEST_FRAME_BYTES
+from jetwatch.process.tail import Tail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable
     from typing import Any
 
@@ -33,14 +39,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 OUTPUTS_LIMIT_BYTES = 64 * 1024
 OUTPUTS_LIMIT_KEYS = 256
-TAIL_BYTES = 4096
 BLOCKED_AFTER_S = 5.0
-_CHUNK_BYTES = 1024 * 1024
+_CHUNK_BYTES = LONGEST_FRAME_BYTES
 _F_SETPIPE_SZ = 1031
 _CHECK_GRACE_S = 0.5  # a check is cancelled because its agent stops, within 2 s
+_LOOK_EVERY_S = 0.05
 _LONGEST_POLL_MS = 2**31 - 1
 _OUTPUT_KEY = re.compile(r"[a-z][a-z0-9_]*\Z")
-_GO = b"g"
 
 
 def hold(
@@ -70,25 +75,20 @@ class _Held:
         self.announce = announce
         self.wake_fd = wake_fd
         self.supervisor = supervisor
-        self.tail = b""
+        self.tail = Tail(os.fsencode(spec.env[name]) for name in spec.secret_names if name in spec.env)
+        self.stage = ""
         self.start_error = b""
         self.ending = ""
         self.pipe_is_open = True
-        secrets = {spec.env[name].encode(errors="surrogateescape") for name in spec.secret_names if spec.env.get(name)}
-        self.secrets = sorted(secrets, key=len, reverse=True)
         self.open_fds: set[int] = set()
 
     def run(self) -> tuple[Document, int | None]:
         try:
-            outputs_fd = self._create_outputs()
-        except OSError as error:
-            return self._not_started("outputs", error.errno or 0), None
-        try:
-            if not self._fork():
-                return self._not_started(*self._start_failure()), None
+            if not self._start():
+                return self._not_started(), None
             self._release()
             status, usage = self._wait()
-            document = self._result(status, usage, outputs_fd)
+            document = self._result(status, usage)
             if self.supervisor and self.pipe_is_open:
                 self.open_fds.discard(self.output_fd)
                 return document, self.output_fd
@@ -96,21 +96,49 @@ class _Held:
         finally:
             for fd in self.open_fds:
                 os.close(fd)
-            if self.spec.outputs_path:
-                os.unlink(self.spec.outputs_path)
+            self._forget_outputs()
 
     # -- start
 
-    def _create_outputs(self) -> int:
+    def _start(self) -> bool:
+        """A child that waits at the gate. False when there can be none: `start_error` says why."""
+        try:
+            self._create_outputs()
+            self._fork()
+        except OSError as error:
+            self.start_error = f"{self.stage}:{error.errno or 0}:".encode()
+            return False
+        try:
+            self._recognize()
+        except OSError as error:
+            self._give_up()
+            self.start_error = f"{self.stage}:{error.errno or 0}:".encode()
+            return False
+        return True
+
+    def _create_outputs(self) -> None:
         """The file named by JETWATCH_OUTPUT, empty and the command's own."""
         if self.spec.outputs_path is None:
-            return -1
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.stage = "outputs"
         fd = os.open(self.spec.outputs_path, flags, 0o600)
-        self.open_fds.add(fd)
+        try:
+            self._give_to_user(fd)
+        finally:
+            os.close(fd)
+
+    def _give_to_user(self, fd: int) -> None:
         if self.spec.uid is not None:
+            self.stage = "user"
             os.fchown(fd, self.spec.uid, -1)
-        return fd
+
+    def _forget_outputs(self) -> None:
+        try:
+            if self.spec.outputs_path is not None:
+                os.unlink(self.spec.outputs_path)
+        except OSError:
+            pass  # never made, removed by the command, or made into something else: swept with its run
 
     def _pipe(self) -> tuple[int, int]:
         ends = os.pipe2(os.O_CLOEXEC)
@@ -121,8 +149,8 @@ class _Held:
         self.open_fds.discard(fd)
         os.close(fd)
 
-    def _fork(self) -> bool:
-        """A child that waits at the gate. False when there can be none."""
+    def _fork(self) -> None:
+        self.stage = "fork"
         self.output_fd, output_w = self._pipe()
         self.error_fd, error_w = self._pipe()
         gate_r, self.gate_fd = self._pipe()
@@ -130,38 +158,56 @@ class _Held:
             fcntl.fcntl(output_w, _F_SETPIPE_SZ, _CHUNK_BYTES)
         except OSError:
             pass  # over the user's pipe budget: a smaller pipe is only slower
+        self._give_to_user(output_w)  # who opens /dev/stdout opens this pipe anew
+        self.stage = "fork"
+        program = Program(self.spec)
         self.started_us = time.time_ns() // 1000
         self.started_at = time.monotonic()
+        # A signal between fork and exec is for this process: the child must not report it to our wakeup descriptor.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.pid = os.fork()
-        except OSError as error:
-            self.start_error = f"fork:{error.errno or 0}".encode()
-            return False
-        if self.pid == 0:
-            _become(self.spec, output_w, error_w, gate_r)
+            if self.pid == 0:
+                become(self.spec, program, output_fd=output_w, error_fd=error_w, gate_fd=gate_r)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for fd in (output_w, error_w, gate_r):
             self._close(fd)
         os.set_blocking(self.output_fd, False)
         os.set_blocking(self.error_fd, False)
-        return True
 
-    def _release(self) -> None:
-        """Write down who it is, then open the gate."""
+    def _recognize(self) -> None:
+        """Know the child by more than its pid, while it cannot be anybody else."""
         self.pidfd = os.pidfd_open(self.pid)
         self.open_fds.add(self.pidfd)
         leader = tree.look_up(self.pid)
         if leader is None:
-            raise ChildProcessError(errno.ECHILD, "somebody else waited for the command")
-        if self.spec.cgroup:
-            _join(self.spec.cgroup, self.pid)
+            raise ProcessLookupError(errno.ESRCH, "somebody else waited for the command")
+        self.leader = (leader.pid, leader.start_ticks)
+
+    def _give_up(self) -> None:
+        """The child finds the gate shut, and leaves."""
+        self._close(self.gate_fd)
+        os.waitpid(self.pid, 0)
+
+    def _release(self) -> None:
+        """Write down who it is, then open the gate."""
+        cgroup = self.spec.cgroup
+        if cgroup is not None and not tree.join_cgroup(cgroup, self.pid):
+            cgroup = None  # descent, session and mark find the command as well
         self.family = tree.Family(
-            root=os.getpid() if self.supervisor else None,
-            leader=(leader.pid, leader.start_ticks),
-            mark=self.spec.mark,
-            cgroup=self.spec.cgroup,
+            root=os.getpid() if self.supervisor else None, leader=self.leader, mark=self.spec.mark, cgroup=cgroup
         )
-        self.announce("started", {"pid": self.pid, "start_ticks": leader.start_ticks})
-        os.write(self.gate_fd, _GO)
+        pid, start_ticks = self.leader
+        try:
+            self.announce("started", {"pid": pid, "start_ticks": start_ticks, "cgroup": cgroup})
+        except BaseException:
+            self._give_up()
+            raise
+        try:
+            os.write(self.gate_fd, GO)
+        except BrokenPipeError:
+            pass  # somebody killed it at the gate: its exit status says so
         self._close(self.gate_fd)
 
     # -- wait
@@ -174,7 +220,7 @@ class _Held:
         while True:
             left_ms = max(0.0, (deadline - time.monotonic()) * 1000)
             ready = {fd for fd, _ in poller.poll(min(left_ms, _LONGEST_POLL_MS))}
-            if self.output_fd in ready and not self._pump():
+            if self.output_fd in ready and not self._pump(_CHUNK_BYTES):
                 poller.unregister(self.output_fd)
             if self.error_fd in ready:
                 self._read_error()
@@ -203,35 +249,42 @@ class _Held:
 
     def _read_error(self) -> None:
         try:
-            self.start_error += os.read(self.error_fd, 256)
+            self.start_error += os.read(self.error_fd, MESSAGE_BYTES)
         except BlockingIOError:
             pass
 
-    def _pump(self) -> bool:
+    def _pump(self, at_most: int) -> bool:
         """Take one chunk from the pipe. False when there will be no more."""
         try:
-            data = os.read(self.output_fd, _CHUNK_BYTES)
+            data = os.read(self.output_fd, at_most)
         except BlockingIOError:
             return True
         if not data:
             self.pipe_is_open = False
             return False
         self.writer.write(data, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000)
-        self._keep_tail(data)
+        self.tail.add(data)
         return True
 
-    def _keep_tail(self, data: bytes) -> None:
-        # Room for the longest secret, so that one cut in half by the tail's beginning is still masked.
-        keep = TAIL_BYTES + (len(self.secrets[0]) if self.secrets else 0)
-        self.tail = (self.tail + data[-keep:])[-keep:]
-
     def _drain(self) -> None:
-        """What is in the pipe now, and no more: a daemon may hold its other end for years."""
-        end = self.writer.total_bytes + _CHUNK_BYTES
-        before = -1
-        while before < self.writer.total_bytes < end and self.pipe_is_open:
+        """What is in the pipe now, and no more: a daemon may hold its other end, and write to it, for years."""
+        left = self._waiting_bytes()
+        while left > 0 and self.pipe_is_open:
             before = self.writer.total_bytes
-            self._pump()
+            self._pump(min(left, _CHUNK_BYTES))
+            left -= self.writer.total_bytes - before
+        if self._nobody_holds_the_pipe():
+            while self._pump(_CHUNK_BYTES):
+                continue
+
+    def _waiting_bytes(self) -> int:
+        (waiting,) = struct.unpack("i", fcntl.ioctl(self.output_fd, termios.FIONREAD, b"\0" * 4))
+        return int(waiting)
+
+    def _nobody_holds_the_pipe(self) -> bool:
+        poller = select.poll()
+        poller.register(self.output_fd, 0)
+        return bool(poller.poll(0))  # asked for nothing, it still tells POLLHUP
 
     def _end_tree(self) -> None:
         """TERM, grace, KILL; returns when nobody is left, however long that takes."""
@@ -240,26 +293,33 @@ class _Held:
         if self.ending == "cancelled" and not self.supervisor:
             grace_s = min(grace_s, _CHECK_GRACE_S)
         deadline = time.monotonic() + grace_s
-        while self.family.members() and time.monotonic() < deadline:
-            self._pump_for(0.05)
+        while time.monotonic() < deadline and not self._is_gone():
+            self._pump_for(_LOOK_EVERY_S)
         told = False
         while survivors := tree.kill(self.family, patience_s=BLOCKED_AFTER_S, on_pause=self._pump_for):
             if not told:
                 self.announce("blocked", {"pid": survivors[0].pid, "state": survivors[0].state})
                 told = True
 
+    def _is_gone(self) -> bool:
+        """Whether nobody is left. While the command itself lives, the others need not be looked for."""
+        leader_has_ended, _, _ = select.select([self.pidfd], [], [], 0)
+        return bool(leader_has_ended) and not self.family.members()
+
     def _pump_for(self, seconds: float) -> None:
         """Keep the output flowing while waiting, so that nobody hangs on a full pipe when asked to end."""
-        ready, _, _ = select.select([self.output_fd], [], [], seconds)
-        if ready and not self._pump():
+        if not self.pipe_is_open:
             time.sleep(seconds)
+            return
+        ready, _, _ = select.select([self.output_fd], [], [], seconds)
+        if ready:
+            self._pump(_CHUNK_BYTES)
 
     # -- result
 
-    def _result(self, status: int, usage: resource.struct_rusage, outputs_fd: int) -> Document:
+    def _result(self, status: int, usage: resource.struct_rusage) -> Document:
         if self.start_error:
-            return self._not_started(*self._start_failure())
-        ended_us = time.time_ns() // 1000
+            return self._not_started()
         document: Document = {
             "format": FORMAT,
             "step_id": self.spec.step_id,
@@ -269,30 +329,26 @@ class _Held:
             "core_dumped": os.WIFSIGNALED(status) and os.WCOREDUMP(status),
             "pid": self.pid,
             "started_us": self.started_us,
-            "ended_us": ended_us,
+            "ended_us": time.time_ns() // 1000,
             "duration_s": round(time.monotonic() - self.started_at, 6),
             "cpu_user_s": round(usage.ru_utime, 6),
             "cpu_system_s": round(usage.ru_stime, 6),
             "max_rss_bytes": usage.ru_maxrss * 1024,
             "output_bytes": self.writer.total_bytes,
             "output_kept_bytes": self.writer.kept_bytes,
-            "output_tail": self._masked_tail(),
+            "output_tail": self.tail.text(),
             "left_running": len(self.family.members()) if self.supervisor else 0,
         }
-        if outputs_fd >= 0 and document["ending"] == "exited":
+        if self.spec.outputs_path is not None and document["ending"] == "exited":
             try:
-                document["outputs"] = parse_outputs(_read_outputs(outputs_fd))
+                document["outputs"] = parse_outputs(_read_outputs(self.spec.outputs_path))
             except ValueError as error:
                 document["reason"] = "bad_output"
                 document["detail"] = f"JETWATCH_OUTPUT: {error}"
         return document
 
-    def _start_failure(self) -> tuple[str, int]:
-        stage, _, number = self.start_error.decode().partition(":")
-        return stage, int(number)
-
-    def _not_started(self, stage: str, number: int) -> Document:
-        reason, detail = _why_not_started(self.spec, stage, number)
+    def _not_started(self) -> Document:
+        reason, detail = why_not_started(self.spec, self.start_error)
         return {
             "format": FORMAT,
             "step_id": self.spec.step_id,
@@ -301,86 +357,6 @@ class _Held:
             "detail": detail,
             "ended_us": time.time_ns() // 1000,
         }
-
-    def _masked_tail(self) -> str:
-        tail = self.tail
-        for secret in self.secrets:
-            tail = tail.replace(secret, b"***")
-        return tail[-TAIL_BYTES:].decode("utf-8", "replace")
-
-
-def _become(spec: CommandSpec, output_fd: int, error_fd: int, gate_fd: int) -> None:
-    """In the forked child: become the command. Never returns.
-
-    Between fork and exec this runs system calls only: it may be the child of a process with other threads.
-    """
-    stage = "setup"
-    try:
-        above = 3
-        for fd in sorted((output_fd, error_fd, gate_fd)):
-            os.closerange(above, fd)  # a lock above all: while it is open, this step counts as held
-            above = fd + 1
-        os.closerange(above, os.sysconf("SC_OPEN_MAX"))
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output_fd, 1)
-        os.dup2(output_fd, 2)
-        if os.read(gate_fd, 1) != _GO:
-            os._exit(0)  # the holder died before it could write down that this command runs
-        for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP):
-                _default_signal(number)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _reset_oom_score()
-        stage = "limits"
-        for name, value in spec.limits.items():
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
-        if spec.nice is not None:
-            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
-        os.umask(spec.umask)
-        stage = "user"
-        if spec.groups is not None:
-            os.setgroups(spec.groups)
-        if spec.gid is not None:
-            os.setresgid(spec.gid, spec.gid, spec.gid)
-        if spec.uid is not None:
-            os.setresuid(spec.uid, spec.uid, spec.uid)
-        stage = "cwd"
-        os.chdir(spec.cwd)
-        stage = "exec"
-        os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606 - no shell is the point
-    except OSError as error:
-        os.write(error_fd, f"{stage}:{error.errno or 0}".encode())
-    except ValueError:
-        os.write(error_fd, f"{stage}:{errno.EINVAL}".encode())
-    finally:
-        os._exit(127)
-
-
-def _default_signal(number: int) -> None:
-    try:
-        signal.signal(number, signal.SIG_DFL)
-    except (OSError, ValueError):
-        pass  # a number that the C library keeps for itself
-
-
-def _reset_oom_score() -> None:
-    """A protected agent must not protect what it runs."""
-    try:
-        with open("/proc/self/oom_score_adj", "r+") as score:
-            if int(score.read()) < 0:
-                score.seek(0)
-                score.write("0")
-    except OSError:
-        pass
-
-
-def _join(cgroup: str, pid: int) -> None:
-    try:
-        with open(f"{cgroup}/cgroup.procs", "w") as target:
-            target.write(str(pid))
-    except OSError:
-        pass  # descent, session and mark find the command as well
 
 
 def _reap_orphans(command: int) -> None:
@@ -402,35 +378,27 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-_REASONS = {
-    ("exec", errno.ENOENT): ("no_such_file", "no such file"),
-    ("exec", errno.ENOTDIR): ("no_such_file", "no such file"),
-    ("exec", errno.EACCES): ("not_executable", "not executable for this user"),
-    ("exec", errno.ENOEXEC): ("not_executable", "no program: a script needs a first line such as #!/bin/sh"),
-    ("exec", errno.E2BIG): ("too_long", "its arguments and environment together are too long for the kernel"),
-}
-_STAGES = {"cwd": "bad_cwd", "user": "bad_user", "limits": "bad_limits", "outputs": "bad_outputs_file"}
-
-
-def _why_not_started(spec: CommandSpec, stage: str, number: int) -> tuple[str, str]:
-    """A stable code and a sentence for a command that never ran."""
-    known = _REASONS.get((stage, number))
-    if known:
-        return known[0], f"{spec.argv[0]}: {known[1]}"
-    code = _STAGES.get(stage, "not_startable")
-    subject = {"cwd": f"cwd {spec.cwd}", "outputs": spec.outputs_path or ""}.get(stage, f"{spec.argv[0]} ({stage})")
-    return code, f"{subject}: {os.strerror(number)}"
-
-
-def _read_outputs(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    if size > OUTPUTS_LIMIT_BYTES:
-        raise ValueError(f"{size} bytes, and at most {OUTPUTS_LIMIT_BYTES} are taken")
-    return os.pread(fd, OUTPUTS_LIMIT_BYTES, 0)
+def _read_outputs(path: str) -> bytes:
+    """What the command left there. It may have removed the file, or put another one in its place by a rename."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ValueError(f"it is no file any more ({os.strerror(error.errno or 0)})") from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is no file any more")
+        data = os.read(fd, OUTPUTS_LIMIT_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(data) > OUTPUTS_LIMIT_BYTES:
+        raise ValueError(f"more than {OUTPUTS_LIMIT_BYTES} bytes")
+    return data
 
 
 def parse_outputs(data: bytes) -> dict[str, str]:
-    """The `key=value` lines of a JETWATCH_OUTPUT file. The last of two equal keys counts.
+    """The `key=value` lines of a JETWATCH_OUTPUT file. The last of two equal keys counts; CR LF ends a line as LF does.
 
     Raises ValueError, with the line's number, for anything else: a key that is not `[a-z][a-z0-9_]*`, a NUL, bytes that
     are not UTF-8, more than 256 keys.
@@ -440,7 +408,7 @@ def parse_outputs(data: bytes) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     outputs: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate((line.removesuffix("\r") for line in text.split("\n")), start=1):
         if not line:
             continue
         key, equals, value = line.partition("=")

@@ -1,0 +1,223 @@
+"""Between fork and exec: a child waits at a gate, then becomes the command, or says why it cannot.
+
+The rule: the child makes system calls on values that were made before the fork, and no more. It may be the child of a
+process with other threads, whose locks nobody will ever give back in it. What failed travels through a pipe as
+`stage:errno:text`, and `why_not_started` makes a sentence of it. Imports next to nothing: a supervisor loads it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+import resource
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from jetwatch.records import CommandSpec
+
+GO = b"g"
+SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+MESSAGE_BYTES = 1024
+_DEFAULT_PATH = "/usr/bin:/bin"
+_FIRST_FREE_FD = 3
+_SHEBANG_BYTES = 256  # what the kernel looks at
+
+
+class Program:
+    """A spec made ready for exec: bytes only, and every place to look for its file."""
+
+    def __init__(self, spec: CommandSpec) -> None:
+        self.paths = [os.fsencode(path) for path in _candidates(spec)]
+        self.argv = [os.fsencode(word) for word in spec.argv]
+        self.env = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
+        self.limits = [
+            (name, getattr(resource, f"RLIMIT_{name.upper()}", -1), value) for name, value in spec.limits.items()
+        ]
+
+
+def _candidates(spec: CommandSpec) -> list[str]:
+    name = spec.argv[0]
+    if "/" in name:
+        return [name]
+    return [f"{folder or '.'}/{name}" for folder in spec.env.get("PATH", _DEFAULT_PATH).split(":")]
+
+
+def become(spec: CommandSpec, program: Program, *, output_fd: int, error_fd: int, gate_fd: int) -> NoReturn:
+    """In a forked child in which every signal is blocked: wait at the gate, then become the command."""
+    stage, number, text = b"setup", errno.EINVAL, b""
+    try:
+        gc.disable()  # somebody else's objects must not be finalized here
+        output_fd, error_fd, gate_fd = _leave_everything_else(output_fd, error_fd, gate_fd)
+        os.setsid()
+        _reset_signals()
+        if os.read(gate_fd, 1) != GO:
+            os._exit(0)  # the holder died before it could write down that this command runs
+        _connect(output_fd)
+        _reset_oom_score()
+        stage = b"limits"
+        for name, limit, value in program.limits:
+            text = name.encode()
+            _set_limit(limit, value)
+        stage, text = b"nice", b""
+        if spec.nice is not None:
+            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
+        os.umask(spec.umask)
+        stage = b"user"
+        if spec.groups is not None:
+            os.setgroups(spec.groups)
+        if spec.gid is not None:
+            os.setresgid(spec.gid, spec.gid, spec.gid)
+        if spec.uid is not None:
+            os.setresuid(spec.uid, spec.uid, spec.uid)
+        stage = b"cwd"
+        os.chdir(spec.cwd)
+        stage = b"exec"
+        stage, number, text = _execute(program)
+    except OSError as error:
+        number = error.errno or number
+    finally:
+        # Whatever else was raised is told as EINVAL: nothing may return from here.
+        try:
+            os.write(error_fd, b"%s:%d:%s" % (stage, number, text))
+        finally:
+            os._exit(127)
+
+
+def _leave_everything_else(*fds: int) -> list[int]:
+    """These descriptors, moved out of the way of 0, 1 and 2; all others closed, but for 0, 1 and 2.
+
+    A lock above all: while it is open, its step counts as held.
+    """
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in fds]
+    with os.scandir("/proc/self/fd") as entries:  # closing by range takes minutes where a billion may be open
+        present = [int(entry.name) for entry in entries]
+    for fd in present:
+        if fd >= _FIRST_FREE_FD and fd not in kept:
+            _close(fd)
+    return kept
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        return  # the listing's own
+
+
+def _reset_signals() -> None:
+    """As at a login: every action the default one, nothing pending, nothing blocked."""
+    for number in SIGNALS:
+        try:
+            signal.signal(number, signal.SIG_IGN)  # drops what came for the process that this one was forked from
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # a number that the C library keeps for itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _connect(output_fd: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+
+
+def _set_limit(limit: int, value: int) -> None:
+    try:
+        resource.setrlimit(limit, (value, value))
+    except ValueError as error:  # Python's word for EPERM, here
+        raise PermissionError(errno.EPERM, "") from error
+
+
+def _reset_oom_score() -> None:
+    """A protected agent must not protect what it runs."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        if os.read(fd, 16).startswith(b"-"):
+            os.pwrite(fd, b"0", 0)
+    except OSError:
+        return  # /proc is read-only: the score stays
+
+
+def _execute(program: Program) -> tuple[bytes, int, bytes]:
+    """Try each path as execvp(3) does. Returns only what went wrong."""
+    number = errno.ENOENT
+    for path in program.paths:
+        try:
+            os.execve(path, program.argv, program.env)  # noqa: S606 - no shell is the point
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                if os.access(path, os.F_OK):
+                    return b"interpreter", errno.ENOENT, _interpreter(path)
+                continue
+            if error.errno != errno.EACCES:
+                return b"exec", error.errno or number, b""
+            number = errno.EISDIR if _is_directory(path) else errno.EACCES
+    return b"exec", number, b""
+
+
+def _is_directory(path: bytes) -> bool:
+    return os.access(path + b"/.", os.F_OK)
+
+
+def _interpreter(path: bytes) -> bytes:
+    """What the first line of a script names; empty when it is no script or cannot be read."""
+    try:
+        start = os.read(os.open(path, os.O_RDONLY | os.O_CLOEXEC), _SHEBANG_BYTES)
+    except OSError:
+        return b""
+    words = start.split(b"\n")[0][2:].split(b" ") if start.startswith(b"#!") else []
+    return next((word for word in words if word), b"")
+
+
+_EXEC_REASONS = {
+    errno.ENOENT: ("no_such_file", "no such file"),
+    errno.ENOTDIR: ("no_such_file", "no such file"),
+    errno.EACCES: ("not_executable", "not executable for this user"),
+    errno.EISDIR: ("not_executable", "a directory, and no program"),
+    errno.ENOEXEC: ("not_executable", "no program: a script needs a first line such as #!/bin/sh"),
+    errno.E2BIG: ("too_long", "its arguments and environment together are too long for the kernel"),
+}
+_CODES = {
+    "cwd": "bad_cwd",
+    "user": "bad_user",
+    "limits": "bad_limits",
+    "nice": "bad_nice",
+    "outputs": "bad_outputs_file",
+}
+
+
+def why_not_started(spec: CommandSpec, message: bytes) -> tuple[str, str]:
+    """A stable code and a sentence for a command that never ran, from `stage:errno:text`."""
+    stage, number, text = message.decode("utf-8", "replace").split(":", 2)
+    code, sentence = _why(spec, stage, int(number), text)
+    return code, sentence.encode("utf-8", "replace").decode()  # a name on disk may be no text
+
+
+def _why(spec: CommandSpec, stage: str, number: int, text: str) -> tuple[str, str]:
+    name = spec.argv[0]
+    if stage == "interpreter":
+        return "no_such_file", f"{name}: the file is there, but {_missing(text)}"
+    if stage == "exec" and number in _EXEC_REASONS:
+        code, reason = _EXEC_REASONS[number]
+        where = "" if "/" in name or code != "no_such_file" else f" in PATH ({spec.env.get('PATH', _DEFAULT_PATH)})"
+        return code, f"{name}: {reason}{where}"
+    subject = {
+        "cwd": f"cwd {spec.cwd}",
+        "user": f"to run as uid {spec.uid}, gid {spec.gid}",
+        "limits": f"limit {text}: {spec.limits.get(text)}",
+        "nice": f"nice {spec.nice}",
+        "outputs": spec.outputs_path or "",
+        "fork": f"{name}: no process for it",
+    }.get(stage, f"{name} ({stage})")
+    return _CODES.get(stage, "not_startable"), f"{subject}: {os.strerror(number)}"
+
+
+def _missing(interpreter: str) -> str:
+    if interpreter:
+        return f"its interpreter {interpreter!r} is not"
+    return "what the kernel needs to run it is not: a program for another system?"
