@@ -6,13 +6,16 @@ else, means alive. Evidence is read in one order: lock, `exit.json`, `started.js
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,12 +24,22 @@ import msgspec
 
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
-from jetwatch.process.shim import boot_id, pid_namespace
-from jetwatch.records import CommandResult, CommandSpec, Evidence, ProcessId, Sight, from_json
+from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
+from jetwatch.records import FORMAT, CommandResult, CommandSpec, Evidence, ProcessId, Sight, from_json
 
-_PROGRAM = ("process/__init__.py", "process/output.py", "process/tree.py", "process/hold.py", "process/shim.py")
-_MAIN = "from jetwatch.process.shim import main\n\nmain()\n"
+_PROGRAM = (
+    "process/__init__.py",
+    "process/output.py",
+    "process/tail.py",
+    "process/tree.py",
+    "process/become.py",
+    "process/hold.py",
+    "process/shim.py",
+)
+_MAIN = b"from jetwatch.process.shim import main\n\nmain()\n"
+_LOCK_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC  # flock asks for no more, and a disk may have become read-only
 _START_TIMEOUT_S = 30
+_LOCK_PAUSE_S = 0.01
 _EXIT_LIMIT_BYTES = 1024 * 1024
 
 
@@ -43,14 +56,21 @@ def install(shim_root: Path) -> Path:
         return target
     building = shim_root / f"{digest}.new"
     shutil.rmtree(building, ignore_errors=True)
-    (building / "jetwatch" / "process").mkdir(parents=True, mode=0o700)
-    (building / "jetwatch" / "__init__.py").touch(mode=0o600)
+    for folder in (building, building / "jetwatch", building / "jetwatch" / "process"):
+        folder.mkdir(mode=0o700)
+    _write_private(building / "jetwatch" / "__init__.py", b"")
     for name, data in sources.items():
-        (building / "jetwatch" / name).write_bytes(data)
-    (building / "__main__.py").write_text(_MAIN)
+        _write_private(building / "jetwatch" / name, data)
+    _write_private(building / "__main__.py", _MAIN)
     _fsync_tree(building)
     building.rename(target)
     return target
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as target:
+        target.write(data)
 
 
 def _fsync_tree(top: Path) -> None:
@@ -65,42 +85,57 @@ def _fsync_tree(top: Path) -> None:
 def start(program: Path, directory: Path, spec: CommandSpec) -> ProcessId | None:
     """Start the supervisor of `spec` in the fresh step directory. Blocks some 20 ms, until it has left us.
 
-    Returns who it is, None when it has ended already. Raises CommandNotStarted (`no_supervisor`) when it cannot be
-    started at all; then nothing ran.
+    Returns who it is; None when it has ended already, or has not said it yet. Raises CommandNotStarted
+    (`no_supervisor`) when it cannot be started at all; then nothing ran.
     """
-    lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        argv = [sys.executable, "-I", "-S", str(program), str(directory), str(lock_fd)]
-        finished = subprocess.run(
-            argv,
-            input=msgspec.json.encode(spec) + b"\n",
-            capture_output=True,
-            pass_fds=(lock_fd,),
-            start_new_session=True,
-            cwd="/",
-            env={},
-            timeout=_START_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        lock_fd = os.open(directory / "lock", _LOCK_FLAGS, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finished = _run(program, directory, spec, lock_fd)
+        finally:
+            os.close(lock_fd)
+    except subprocess.TimeoutExpired as error:
+        if _is_held(directory):
+            return None  # only its first process was ended: the one that it had forked goes on
         raise CommandNotStarted("no_supervisor", f"the supervisor could not be started: {error}") from error
-    finally:
-        os.close(lock_fd)
+    except OSError as error:
+        raise CommandNotStarted("no_supervisor", f"the supervisor could not be started: {error}") from error
     if finished.returncode != 0:
         said = finished.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason given"]
         raise CommandNotStarted("no_supervisor", f"the supervisor could not start: {said[0]}")
     return _identify(directory, int(finished.stdout))
 
 
+def _run(program: Path, directory: Path, spec: CommandSpec, lock_fd: int) -> subprocess.CompletedProcess[bytes]:
+    # The standard library's JSON, since a name on disk or in the environment may hold bytes that are no UTF-8.
+    text = json.dumps(msgspec.to_builtins(spec)) + "\n"
+    return subprocess.run(
+        [sys.executable, "-I", "-S", str(program), str(directory), str(lock_fd)],
+        input=text.encode(),
+        capture_output=True,
+        pass_fds=(lock_fd,),
+        start_new_session=True,
+        cwd="/",
+        env={},
+        timeout=_START_TIMEOUT_S,
+        check=False,
+    )
+
+
 def _identify(directory: Path, pid: int) -> ProcessId | None:
     found = tree.look_up(pid)
+    if found is None or not _is_held(directory):
+        return None
+    # The lock is held, so its holder was alive when its number was looked up: nobody else can have had it.
+    return ProcessId(pid, found.start_ticks, boot_id())
+
+
+def _is_held(directory: Path) -> bool:
     lock_fd = _take_lock(directory)
     if lock_fd is not None:
         os.close(lock_fd)
-        return None
-    # The lock is held, so its holder was alive when its number was looked up: nobody else can have had it.
-    return ProcessId(pid, found.start_ticks, boot_id()) if found else None
+    return lock_fd is None
 
 
 def look(directory: Path, step_id: str) -> Evidence:
@@ -132,7 +167,7 @@ def _evidence_of_the_dead(directory: Path, step_id: str) -> Evidence:
 
 def _take_lock(directory: Path) -> int | None:
     """The step's lock; None when somebody holds it. A directory without one was never handed to anybody."""
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory / "lock", _LOCK_FLAGS, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -142,13 +177,13 @@ def _take_lock(directory: Path) -> int | None:
 
 
 def read_result(directory: Path, step_id: str) -> CommandResult | None:
-    """The result in `exit.json`; None when there is none, or it is torn, or of another step."""
+    """The result in `exit.json`; None when there is none, or it is torn, of another step or of a newer format."""
     try:
         data = (directory / "exit.json").read_bytes()[:_EXIT_LIMIT_BYTES]
         result = from_json(data, CommandResult)
     except (FileNotFoundError, ValueError):
         return None
-    return result if result.step_id == step_id else None
+    return result if result.step_id == step_id and result.format <= FORMAT else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +246,19 @@ def open_pidfd(process: ProcessId) -> int | None:
 
 def ask_to_stop(directory: Path, step_id: str) -> None:
     """Cancel a held command: a file for a supervisor that is still starting, a signal for one that waits."""
-    (directory / "cancel").touch(mode=0o600)
+    with contextlib.suppress(OSError):  # a full disk: one that has started is told all the same
+        (directory / "cancel").touch(mode=0o600)
     _signal(directory, step_id, signal.SIGUSR1)
 
 
 def end_supervisor(directory: Path, step_id: str) -> None:
-    """KILL a supervisor that is far over its time. What it held is buried afterwards."""
-    _signal(directory, step_id, signal.SIGKILL)
+    """KILL a supervisor that is far over its time. What it held is buried afterwards.
+
+    One whose command has ended, and that only waits for a disk to take the result, is let be.
+    """
+    process = _supervisor(_started(directory, step_id))
+    if process is not None and tree.name_of(process.pid) != ENDED_NAME:
+        _signal(directory, step_id, signal.SIGKILL)
 
 
 def _signal(directory: Path, step_id: str, number: int) -> None:
@@ -237,12 +278,15 @@ def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | 
     Returns pid and state of one who cannot be ended, None when all are gone. Blocks up to `patience_s`. Called again
     until nobody is left; only then may the step be called lost.
     """
-    lock_fd = _take_lock(directory)
-    if lock_fd is None:
+    started = _started(directory, step_id)
+    if started is None:
         return None
+    lock_fd = _wait_for_lock(directory, patience_s)
+    if lock_fd is None:
+        holder = tree.look_up(started.supervisor_pid)
+        return started.supervisor_pid, holder.state if holder else "?"
     try:
-        started = _started(directory, step_id)
-        if started is None or read_result(directory, step_id) is not None:
+        if read_result(directory, step_id) is not None:
             return None
         same_pids = started.pid_namespace == pid_namespace()
         family = tree.Family(
@@ -253,10 +297,18 @@ def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | 
         )
         survivors = tree.kill(family, patience_s=patience_s)
         if started.cgroup and not survivors:
-            shutil.rmtree(started.cgroup, ignore_errors=True)
+            tree.remove_cgroup(started.cgroup)
         return (survivors[0].pid, survivors[0].state) if survivors else None
     finally:
         os.close(lock_fd)
+
+
+def _wait_for_lock(directory: Path, patience_s: float) -> int | None:
+    """A child that some thread of ours forked a moment ago may still have a copy of a descriptor of the lock."""
+    deadline = time.monotonic() + patience_s
+    while (lock_fd := _take_lock(directory)) is None and time.monotonic() < deadline:
+        time.sleep(_LOCK_PAUSE_S)
+    return lock_fd
 
 
 def end_all_marked(mark: str, patience_s: float) -> None:

@@ -10,6 +10,7 @@ cannot change a running one. Imports only a few modules of the standard library.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NAME = 15
 _EXIT_ROOM_BYTES = 512 * 1024  # outputs of 64 KiB, each byte escaped at worst, and a tail
 _INCOMPLETE = 65  # EX_DATAERR
+ENDED_NAME = "jetwatch-ended"
+"""What a supervisor calls itself once its command has ended: killing it now could only lose the result."""
 
 
 class Spec:
@@ -47,40 +50,48 @@ def main() -> NoReturn:
     if not text.endswith(b"\n"):
         sys.exit(_INCOMPLETE)  # the agent died while it wrote: nothing ran
     spec: Any = Spec(json.loads(text))
+    # What may find no room on the disk comes before the fork: the agent still listens, and hears why.
+    room_fd = _reserve(f"{directory}/exit.json.new")
+    writer = Writer(directory, spec.keep_bytes)
     pid = os.fork()
     if pid:
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()
         os._exit(0)
-    supervise(directory, lock_fd, spec)
+    wake_fd = _leave_the_agent()
+    document, pipe_fd = _supervise(directory, spec, writer, wake_fd)
+    _call_myself(ENDED_NAME)
+    _write_result(directory, room_fd, document)
+    if spec.cgroup:
+        tree.remove_cgroup(spec.cgroup)
+    os.close(lock_fd)
+    if pipe_fd is not None:
+        _keep_reading(pipe_fd)
     sys.exit(0)
 
 
-def supervise(directory: str, lock_fd: int, spec: CommandSpec) -> None:
-    """Hold one command from its start to its durable result."""
-    wake_fd = _leave_the_agent()
-    room_fd = _reserve(f"{directory}/exit.json.new")
-    writer = Writer(directory, spec.keep_bytes)
+def _supervise(directory: str, spec: CommandSpec, writer: Writer, wake_fd: int) -> tuple[dict[str, Any], int | None]:
+    """Hold one command from its start to its end, and leave notes of it in the step's directory."""
 
     def announce(kind: str, facts: dict[str, Any]) -> None:
-        _write_atomically(f"{directory}/{kind}.json", _identity(spec, facts))
+        try:
+            _write_atomically(f"{directory}/{kind}.json", _identity(spec, facts))
+        except OSError:
+            if kind == "started":
+                raise  # no command runs unrecorded
+        # Only now: who cancels leaves a file, then signals whom started.json names.
+        if kind == "started" and os.path.exists(f"{directory}/cancel"):
+            os.kill(os.getpid(), signal.SIGUSR1)
 
-    if os.path.exists(f"{directory}/cancel"):  # asked for before there was anybody to signal
-        os.kill(os.getpid(), signal.SIGUSR1)
     document, pipe_fd = hold(spec, writer, announce, wake_fd, supervisor=True)
     writer.close()
-    _write_result(directory, room_fd, document)
-    if spec.cgroup:
-        _remove_cgroup(spec.cgroup)
-    if pipe_fd is not None:
-        _keep_reading(pipe_fd, lock_fd)
+    return document, pipe_fd
 
 
 def _leave_the_agent() -> int:
     """Own name, own signals, nobody's terminal. Returns the descriptor that signals write their number to."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_NAME, b"jetwatch-shim", 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _call_myself("jetwatch-shim")
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)
@@ -94,6 +105,14 @@ def _leave_the_agent() -> int:
     for number in (signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, lambda _number, _frame: None)
     return wake_r
+
+
+def _call_myself(name: str) -> None:
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def _prctl(option: int, argument: Any) -> None:
+    ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
 
 
 def _identity(spec: CommandSpec, facts: dict[str, Any]) -> bytes:
@@ -126,7 +145,11 @@ def pid_namespace() -> str:
 def _reserve(path: str) -> int:
     """Room on disk for the result, taken before the command starts, so that a full disk cannot lose it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.posix_fallocate(fd, 0, _EXIT_ROOM_BYTES)
+    try:
+        os.posix_fallocate(fd, 0, _EXIT_ROOM_BYTES)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -134,59 +157,75 @@ def _write_atomically(path: str, data: bytes) -> None:
     """Whole or not there. Not fsynced: what it says counts within this boot only."""
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, data)
+        _write_whole(fd, data)
     finally:
         os.close(fd)
     os.rename(f"{path}.new", path)
 
 
+def _write_whole(fd: int, data: bytes) -> None:
+    if os.pwrite(fd, data, 0) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a short write to a file means nothing else
+
+
 def _write_result(directory: str, fd: int, document: dict[str, Any]) -> None:
-    """Durable, or tried again each second for ever: the lock stays held meanwhile, so nothing is lost."""
+    """Durable, or tried again each second for as long as there is a directory: meanwhile the lock stays held."""
     data = json.dumps(document).encode()
     while True:
         try:
-            os.pwrite(fd, data, 0)
+            _write_whole(fd, data)
             os.ftruncate(fd, len(data))
             os.fsync(fd)
             os.rename(f"{directory}/exit.json.new", f"{directory}/exit.json")
-            folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.fsync(folder)
-            os.close(folder)
+            _fsync_directory(directory)
         except OSError:
+            if not os.path.isdir(directory):
+                return  # removed under us: nobody will ever ask
             time.sleep(1)
-            # After a failed fsync nothing is assumed of this file: the next try writes a new one.
-            fd = _reopened(f"{directory}/exit.json.new", fd)
+            fd = _renewed(f"{directory}/exit.json.new", fd)
         else:
+            os.close(fd)
             return
 
 
-def _reopened(path: str, fd: int) -> int:
+def _fsync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _renewed(path: str, fd: int) -> int:
+    """A new file in place of the one that failed, of which nothing is assumed; the old one where there can be none."""
+    try:
+        new = _reserve(f"{path}.again")
     except OSError:
+        return fd
+    try:
+        os.rename(f"{path}.again", path)
+    except OSError:
+        os.close(new)
         return fd
     os.close(fd)
     return new
 
 
-def _remove_cgroup(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except OSError:
-        pass  # somebody was left running on purpose; the agent removes it when it is empty
-
-
-def _keep_reading(pipe_fd: int, lock_fd: int) -> None:
+def _keep_reading(pipe_fd: int) -> None:
     """Let a daemon that the command left behind go on writing: with nobody reading, the pipe would kill it.
 
-    The step is over: the lock goes, and the agent sees this process end; a child of it reads, and forgets what it read.
+    The step is over and its lock is free; the agent sees this process end, and a child of it reads, and forgets what it
+    read. That child becomes `cat`, which takes a fiftieth of the memory, where there is one.
     """
+    os.set_blocking(pipe_fd, True)
     if os.fork():
         return
-    os.close(lock_fd)
-    os.set_blocking(pipe_fd, True)
-    while os.read(pipe_fd, 65536):
-        pass
+    os.dup2(pipe_fd, 0)
+    try:
+        os.execv("/bin/cat", ["cat"])  # noqa: S606 - no shell is the point
+    except OSError:
+        while os.read(0, 65536):
+            pass
 
 
 if __name__ == "__main__":
