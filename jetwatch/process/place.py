@@ -10,6 +10,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jetwatch.process import tree
+from jetwatch.process.mounts import MOUNTINFO, Mount, read_mounts
+
 _DELEGATE_ATTRIBUTES = ("trusted.delegate", "user.delegate")
 
 
@@ -33,54 +36,53 @@ class Place:
         return str(path)
 
     def sweep(self) -> None:
-        """Remove the cgroups that nobody is in any more."""
-        if self.root is None or not self.root.is_dir():
-            return
-        for path in self.root.iterdir():
-            if path.is_dir():
-                try:
-                    path.rmdir()
-                except OSError:
-                    continue  # somebody lives there
+        """Remove the cgroups that nobody is in any more. One that is about to be joined is made again by its holder."""
+        if self.root is not None:
+            tree.remove_cgroup(str(self.root))
 
 
-def find_place(state_id: str, *, mounts: Path = Path("/proc/self/mountinfo"), proc: Path = Path("/proc/self")) -> Place:
-    """What this machine and this agent's rights allow."""
-    mounted = _cgroup2_mount(mounts)
+def find_place(
+    state_id: str,
+    *,
+    mountinfo: Path = MOUNTINFO,
+    proc: Path = Path("/proc/self"),
+    systemd: Path = Path("/run/systemd/system"),
+) -> Place:
+    """What this machine and this agent's rights allow. `systemd` is there where systemd manages the machine."""
     own = _own_group(proc)
     detach = os.getpid() != 1 and not _dies_with_unit(own)
-    if mounted is None or own is None:
+    mount = _cgroup2_mount(mountinfo)
+    parent = _seen_through(mount, own) if mount is not None and own is not None else None
+    if mount is None or parent is None or not _may_make_groups(parent, systemd):
         return Place("none", None, detach)
-    parent = mounted / own.lstrip("/")
-    if not _may_make_groups(parent):
-        return Place("none", None, detach)
-    kind = "v2" if mounted == Path("/sys/fs/cgroup") else "hybrid"
+    kind = "v2" if mount.point == Path("/sys/fs/cgroup") else "hybrid"
     return Place(kind, parent / f"jetwatch-{state_id}", detach)
 
 
-def _cgroup2_mount(mounts: Path) -> Path | None:
+def _cgroup2_mount(mountinfo: Path) -> Mount | None:
     try:
-        lines = mounts.read_text().splitlines()
+        return next((mount for mount in read_mounts(mountinfo) if mount.kind == "cgroup2"), None)
     except OSError:
         return None
-    for line in lines:
-        # proc_pid_mountinfo(5): the mount point is the fifth field, the type is the first one after " - ".
-        before, _, after = line.partition(" - ")
-        if after.startswith("cgroup2 "):
-            return Path(before.split()[4])
-    return None
 
 
-def _own_group(proc: Path) -> str | None:
+def _own_group(proc: Path) -> Path | None:
     try:
-        lines = (proc / "cgroup").read_text().splitlines()
+        lines = (proc / "cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
-    return next((line[3:] for line in lines if line.startswith("0::")), None)
+    return next((Path(line[3:]) for line in lines if line.startswith("0::")), None)
 
 
-def _may_make_groups(parent: Path) -> bool:
-    if Path("/run/systemd/system").is_dir() and not _is_delegated(parent):
+def _seen_through(mount: Mount, group: Path) -> Path | None:
+    """Where the group's directory is; None when this mount does not show it (a container without its own namespace)."""
+    if ".." in group.parts or not group.is_relative_to(mount.shows):
+        return None
+    return mount.point / group.relative_to(mount.shows)
+
+
+def _may_make_groups(parent: Path, systemd: Path) -> bool:
+    if systemd.is_dir() and not _is_delegated(parent):
         return False
     return os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK)
 
@@ -95,10 +97,10 @@ def _is_delegated(parent: Path) -> bool:
     return False
 
 
-def _dies_with_unit(own: str | None) -> bool:
+def _dies_with_unit(own: Path | None) -> bool:
     """Whether systemd ends everything in the agent's unit with it: it does, unless the unit says KillMode=process.
 
     The unit that says so also sets JETWATCH_KILL_MODE, since asking systemd would need its bus.
     """
-    in_service = bool(os.environ.get("INVOCATION_ID")) and bool(own) and str(own).endswith(".service")
+    in_service = bool(os.environ.get("INVOCATION_ID")) and own is not None and own.suffix == ".service"
     return in_service and os.environ.get("JETWATCH_KILL_MODE") not in ("process", "none")
