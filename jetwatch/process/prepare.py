@@ -6,8 +6,11 @@ environment is built from nothing: what a command gets is written here, and secr
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import pwd
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from grp import getgrgid, getgrnam
@@ -18,6 +21,7 @@ from jetwatch.errors import CommandNotStarted, WordError
 from jetwatch.records import Command, CommandSpec
 
 ENV_FILE_LIMIT_BYTES = 1024 * 1024
+_OWN_FORM = "#jetwatch:json\n"  # dotenv cannot write a value that ends with a backslash so that it reads it again
 _SHELL = "/bin/sh"
 _FROM_AGENT = ("PATH", "LANG")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,9 +49,13 @@ class Start:
 
 
 def prepare(command: Command, start: Start, surroundings: Surroundings) -> CommandSpec:
-    """The spec of this start. Raises CommandNotStarted: `bad_word`, `no_such_user`, `no_such_group`, `bad_env_file`."""
+    """The spec of this start.
+
+    Raises CommandNotStarted: `bad_word`, `no_such_user`, `no_such_group`, `bad_user`, `bad_env_file`, `bad_env`.
+    """
     account = _account(command.user)
-    argv = _argv(command, start)
+    _refuse_foreign_user(command, account)
+    argv, values = _rendered(command, start)
     secrets = {**_read_env_files(command.env_files), **start.secrets}
     mark = f"JETWATCH_STEP={start.step_id}"
     env = {
@@ -55,14 +63,14 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
         **_account_env(account),
         **secrets,
         **command.env,
-        **words.as_environment(start.variables),
+        **values,
         **start.extra_env,
         "JETWATCH_STEP": start.step_id,
     }
     env.setdefault("PATH", _DEFAULT_PATH)
     if start.outputs_path is not None:
         env["JETWATCH_OUTPUT"] = start.outputs_path
-    _refuse_nul(env)
+    _refuse_impossible(env)
     changes_user = command.user is not None or command.group is not None
     gid = _gid(command, account)
     return CommandSpec(
@@ -94,20 +102,30 @@ def user_ids(user: str | None) -> tuple[int, int] | None:
     return account.pw_uid, account.pw_gid
 
 
-def _argv(command: Command, start: Start) -> tuple[str, ...]:
-    if command.shell is not None:
-        return (_SHELL, "-c", command.shell)
+def _rendered(command: Command, start: Start) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The command's argv, and its variables as environment."""
     try:
-        return words.render(command.words or (), start.variables)
+        values = words.as_environment(start.variables)
+        if command.shell is not None:
+            return (_SHELL, "-c", command.shell), values
+        return words.render(command.words or (), start.variables), values
     except WordError as error:
         raise CommandNotStarted("bad_word", str(error)) from error
+
+
+def _refuse_foreign_user(command: Command, account: pwd.struct_passwd) -> None:
+    if command.user is not None and os.geteuid() not in (0, account.pw_uid):
+        raise CommandNotStarted(
+            "bad_user",
+            f"user {command.user}: the agent runs as uid {os.geteuid()}, and only root runs commands as somebody else",
+        )
 
 
 def _account(user: str | None) -> pwd.struct_passwd:
     try:
         if user is None:
             return pwd.getpwuid(os.geteuid())
-        return pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        return pwd.getpwuid(int(user)) if _is_number(user) else pwd.getpwnam(user)
     except KeyError:
         if user is None:
             uid = os.geteuid()  # a container may run as a uid that has no name
@@ -115,11 +133,15 @@ def _account(user: str | None) -> pwd.struct_passwd:
         raise CommandNotStarted("no_such_user", f"user {user}: no such user on this machine") from None
 
 
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
 def _gid(command: Command, account: pwd.struct_passwd) -> int:
     if command.group is None:
         return account.pw_gid
     try:
-        return (getgrgid(int(command.group)) if command.group.isdigit() else getgrnam(command.group)).gr_gid
+        return (getgrgid(int(command.group)) if _is_number(command.group) else getgrnam(command.group)).gr_gid
     except KeyError:
         raise CommandNotStarted("no_such_group", f"group {command.group}: no such group on this machine") from None
 
@@ -142,20 +164,41 @@ def _read_env_files(paths: tuple[str, ...]) -> dict[str, str]:
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
-    from io import StringIO
-
-    from dotenv import dotenv_values
-
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang the open
-        with os.fdopen(fd, encoding="utf-8", newline="") as source:
-            text = source.read(ENV_FILE_LIMIT_BYTES + 1)
+        text = _read_regular(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CommandNotStarted("bad_env_file", f"env_file {path}: {_reason(error)}") from error
     if len(text) > ENV_FILE_LIMIT_BYTES:
         raise CommandNotStarted("bad_env_file", f"env_file {path}: longer than {ENV_FILE_LIMIT_BYTES} bytes")
-    values = dotenv_values(stream=StringIO(text), interpolate=False)
-    return {name: value or "" for name, value in values.items()}
+    if text.startswith(_OWN_FORM):
+        return dict(json.loads(text.removeprefix(_OWN_FORM)))
+    return _read_dotenv(path, text)
+
+
+def _read_regular(path: Path) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang the open
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        with os.fdopen(fd, encoding="utf-8", newline="", closefd=False) as source:
+            return source.read(ENV_FILE_LIMIT_BYTES + 1)
+    finally:
+        os.close(fd)
+
+
+def _read_dotenv(path: Path, text: str) -> dict[str, str]:
+    from io import StringIO
+
+    from dotenv.parser import parse_stream
+
+    found = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            line = binding.original.line
+            raise CommandNotStarted("bad_env_file", f"env_file {path}: line {line} is not NAME=value")
+        if binding.key is not None:
+            found[binding.key] = binding.value or ""
+    return found
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
@@ -164,16 +207,20 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 def write_env_file(path: Path, values: Mapping[str, str]) -> None:
     """Keep secret values for the starts to come, in a private file that `_read_env_files` understands."""
-    lines = (
-        f"{name}='{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(92) + chr(39))}'\n"
-        for name, value in values.items()
-    )
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8", newline="") as target:
-        target.writelines(lines)
+        target.write(_OWN_FORM + json.dumps(dict(values)))
 
 
-def _refuse_nul(env: Mapping[str, str]) -> None:
+def _refuse_impossible(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        if "\0" in value or "\0" in name or "=" in name or not name:
+        if "\0" in value or "\0" in name or "=" in name or not name or not _is_encodable(name + value):
             raise CommandNotStarted("bad_env", f"environment variable {name!r}: a name or value the kernel refuses")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
