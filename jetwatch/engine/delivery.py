@@ -102,7 +102,7 @@ class Delivery:
         return self.supervision.look(self._directory(entry), delivery_id(entry))
 
     def _deliver(self, entry: OutboxEntry) -> bool:
-        entry = replace(entry, attempt=entry.attempt + 1, in_flight=True)
+        entry = replace(entry, attempt=entry.attempt + 1, in_flight=True, started=self._runtime.clock.now())
         event = StepStarted(
             watch=entry.watch, play_uuid=entry.run_id or "", step=entry.name, attempt=entry.deliveries + 1
         )

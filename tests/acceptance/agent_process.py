@@ -17,7 +17,9 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,9 +53,9 @@ def is_alive(pid: int) -> bool:
 class AgentProcess:
     """One `jetp watch`, and what it tells."""
 
-    def __init__(self, words: list[str | Path], environ: Mapping[str, str]) -> None:
+    def __init__(self, words: list[str | Path], environ: Mapping[str, str], before: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [JETP, "watch", *words],
+            [*before, JETP, "watch", *words],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -163,6 +165,46 @@ def _is_like(line: Line, event: str, fields: Mapping[str, object]) -> bool:
     return line["event"] == event and all(line.get(name) == value for name, value in fields.items())
 
 
+SHIFTED_CLOCK = """\
+import os, time
+_real, _ahead_ns = time.time_ns, round(float(os.environ["WALL_AHEAD_S"]) * 1e9)
+time.time_ns = lambda: _real() + _ahead_ns
+"""
+MAY_UNSHARE = os.geteuid() == 0 and shutil.which("unshare") is not None
+
+
+@dataclass(frozen=True)
+class Elsewhen:
+    """Another time for an agent to live in: its wall clock and its boot-time clock, and whether the machine rebooted.
+
+    The boot-time clock and the boot's id are the kernel's own, in namespaces, and need root. The wall clock is shifted
+    inside the agent's interpreter; commands see the real one.
+    """
+
+    wall_s: float = 0.0
+    boot_s: int = 0
+    rebooted: bool = False
+
+    def environ(self, root: Path) -> dict[str, str]:
+        """What shifts the wall clock."""
+        folder = root / "clock"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(SHIFTED_CLOCK)
+        return {"PYTHONPATH": str(folder), "WALL_AHEAD_S": repr(self.wall_s)}
+
+    def before(self, root: Path) -> list[str]:
+        """The words before those of the agent."""
+        if not self.boot_s and not self.rebooted:
+            return []
+        if not self.rebooted:
+            return ["unshare", "--time", "--boottime", str(self.boot_s), "--fork", "--kill-child"]
+        boot_id = root / "boot_id"
+        boot_id.write_text(f"{uuid.uuid4()}\n")
+        enter = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+        time = ["--time", "--boottime", str(self.boot_s)] if self.boot_s else []
+        return ["unshare", "--mount", *time, "--fork", "--kill-child", "sh", "-c", enter, str(boot_id)]
+
+
 class Gate:
     """A command that runs `text` goes no further until the test opens it."""
 
@@ -245,13 +287,19 @@ class Site:
     # -- what runs on it
 
     def start(
-        self, config: Config | None = None, *words: str | Path, environ: Mapping[str, str] | None = None
+        self,
+        config: Config | None = None,
+        *words: str | Path,
+        environ: Mapping[str, str] | None = None,
+        at: Elsewhen | None = None,
     ) -> AgentProcess:
         """An agent, with another watch.yml first if one is given."""
         if config is not None:
             self.configure(config)
         agent = AgentProcess(
-            ["--watch-config", self.config, "--state-dir", self.state, *words], {**self.environ, **(environ or {})}
+            ["--watch-config", self.config, "--state-dir", self.state, *words],
+            {**self.environ, **(at.environ(self.root) if at else {}), **(environ or {})},
+            at.before(self.root) if at else (),
         )
         self.agents.append(agent)
         return agent
@@ -262,9 +310,11 @@ class Site:
         agent.wait_for("agent_started")
         return agent
 
-    def once(self, config: Config | None = None, *words: str | Path, code: int = 0) -> AgentProcess:
+    def once(
+        self, config: Config | None = None, *words: str | Path, code: int = 0, at: Elsewhen | None = None
+    ) -> AgentProcess:
         """An agent with --once and without splay, after its end with this exit code."""
-        agent = self.start(config, "--once", "--no-splay", *words)
+        agent = self.start(config, "--once", "--no-splay", *words, at=at)
         found = agent.wait()
         assert found == code, f"exit code {found}, expected {code}:\n{agent.story()}"
         return agent

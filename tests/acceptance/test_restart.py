@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import AgentProcess, Gate, Site, is_alive, until
+from agent_process import MAY_UNSHARE, AgentProcess, Elsewhen, Gate, Site, is_alive, until
 
 TELL_HOOK = 'echo "$JETWATCH_OUTCOME $JETWATCH_PLAY_UUID" >> hooks'
 
@@ -405,6 +407,117 @@ def test_cancel_works_without_an_agent(site: Site) -> None:
     second = site.once(code=1)
     assert second.told("run_finished", outcome="cancelled", play_uuid=uuid_of(agent))
     assert site.read_lines("hooks") == [f"cancelled {uuid_of(agent)}"]
+
+
+# -- hours later, and after a reboot
+
+needs_namespaces = pytest.mark.skipif(not MAY_UNSHARE, reason="only root can set the boot-time clock of a namespace")
+
+
+def crash(site: Site, agent: AgentProcess) -> None:
+    """End everything at once, as a power cut does."""
+    agent.kill9()
+    for pid in [*site.supervisors(), *site.processes()]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: site.processes() == [])
+
+
+@needs_namespaces
+def test_a_play_that_a_reboot_interrupted_is_lost(site: Site) -> None:
+    """It may have run in part and is never started again; on_fail runs, and the next due check opens another run."""
+    first = site.start(one_play(site, site.gate()), "--no-splay")
+    site.pid_in("pids")
+    crash(site, first)
+    site.answer(1)
+    second = site.once(code=1, at=Elsewhen(60, 0, rebooted=True))
+    [ended] = second.told("run_finished")
+    assert (ended["outcome"], ended["reason"], ended["failed_step"]) == ("lost", "reboot", "play")
+    assert len(site.read_lines("pids")) == 1
+    assert site.read_lines("hooks") == [f"lost {uuid_of(first)}"]
+
+
+def stand_between_two_steps(site: Site) -> AgentProcess:
+    """An agent that is killed during the download of a run, which ends without it."""
+    gate = site.gate()
+    config = {
+        "check_command": site.check(0),
+        "download_command": site.shell(f"echo 1 > answer; echo x > downloaded; {gate.text}"),
+        "jet_command": site.shell("echo x >> plays"),
+        "on_fail": site.shell(TELL_HOOK),
+    }
+    agent = site.start(config, "--no-splay")
+    until(lambda: site.read("downloaded"))
+    agent.kill9()
+    gate.open()
+    until(lambda: site.supervisors() == [])
+    return agent
+
+
+@needs_namespaces
+def test_a_run_between_two_steps_is_lost_by_a_reboot(site: Site) -> None:
+    """Its download ended well, but the play is not started on another boot."""
+    stand_between_two_steps(site)
+    [ended] = site.once(code=1, at=Elsewhen(60, 0, rebooted=True)).told("run_finished")
+    assert (ended["outcome"], ended["reason"]) == ("lost", "reboot")
+    assert site.read("plays") == ""
+
+
+@needs_namespaces
+@pytest.mark.parametrize(("seconds", "outcome"), [(3500, "ok"), (3700, "cancelled")])
+def test_a_run_that_stood_still_for_more_than_an_hour_is_cancelled(site: Site, seconds: int, outcome: str) -> None:
+    """Within the hour it goes on; after it its content is old news: cancelled, with the reason stale."""
+    stand_between_two_steps(site)
+    agent = site.once(code=0 if outcome == "ok" else 1, at=Elsewhen(seconds, seconds))
+    [ended] = agent.told("run_finished")
+    assert (ended["outcome"], ended.get("reason")) == (outcome, None if outcome == "ok" else "stale")
+    assert site.read("plays") == ("x\n" if outcome == "ok" else "")
+    assert site.read("hooks").split(" ")[0] == ("" if outcome == "ok" else "cancelled")
+
+
+@needs_namespaces
+def test_only_hooks_cross_a_reboot(site: Site) -> None:
+    """A hook that was running is told again on the next boot, its try counted; the outcome stays."""
+    gate = site.gate()
+    hook = site.shell(f'echo "$JETWATCH_DELIVERY $JETWATCH_PLAY_UUID" >> tries; {gate.text}; {TELL_HOOK}')
+    first = site.start({"check_command": "true", "jet_command": "true", "on_ok": hook}, "--no-splay")
+    until(lambda: site.read("tries"))
+    crash(site, first)
+    gate.open()
+    second = site.once({"check_command": "false", "jet_command": "true"}, at=Elsewhen(60, 0, rebooted=True))
+    assert second.told("step_finished", step="on_ok", ok=True) or site.once(at=Elsewhen(90, 0, rebooted=True))
+    assert site.read_lines("hooks") == [f"ok {uuid_of(first)}"]
+    assert site.read_lines("tries") == [f"{number} {uuid_of(first)}" for number in (1, 2)]
+
+
+@needs_namespaces
+def test_a_hold_ends_after_its_hour_and_doubles(site: Site) -> None:
+    """Three lost runs hold for 1 h, a fourth for 2 h."""
+    config = {"check_command": site.check(0), "jet_command": {"shell": "kill -KILL $PPID; sleep 1000; :"}}
+    for _ in range(3):
+        agent = site.once(config, code=1)
+    assert agent.told("held")[0]["lost_in_a_row"] == 3
+    early = Elsewhen(3500, 3500)
+    assert site.once(None, "--log-level", "debug", code=0, at=early).told("check_finished", reason="held")
+    fourth = site.once(code=1, at=Elsewhen(3700, 3700)).told("held")[0]
+    assert fourth["lost_in_a_row"] == 4
+    until_us = datetime.fromisoformat(fourth["until"]) - datetime.fromisoformat(fourth["timestamp"])
+    assert 7190 < until_us.total_seconds() <= 7200
+
+
+@needs_namespaces
+def test_a_hook_is_given_up_after_a_day(site: Site) -> None:
+    """Told as `hook_abandoned`, counted and shown; those behind it are delivered."""
+    hooks = {"on_ok": {"shell": "exit 1"}, "on_done": site.shell("echo done >> hooks")}
+    site.once({"check_command": "true", "jet_command": "true", **hooks})
+    site.configure({"check_command": "false", "jet_command": "true"})
+    site.once(at=Elsewhen(86000, 86000))
+    assert site.standing()["hooks"]["owed"] == 2
+    agent = site.once(at=Elsewhen(86500, 86500))
+    assert agent.told("hook_abandoned", step="on_ok")[0]["reason"] == "too_old"
+    assert site.read("hooks") == "done\n"
+    assert site.standing()["hooks"] | {"abandoned": 1, "owed": 0} == site.standing()["hooks"]
+    site.jetp("status", "--check", code=1)
 
 
 # -- what is told
