@@ -30,7 +30,7 @@ from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.errors import ConfigError, JetwatchError, Problem
-from jetwatch.events import AgentStarted, Told
+from jetwatch.events import AgentStarted, AgentStopped, Told
 from jetwatch.journal.journal import Journal
 from jetwatch.looks import Looks
 from jetwatch.notify import Notifier
@@ -100,6 +100,7 @@ class _Agent:
         self._place = find_place(state_id)
         self._teller = _teller(options, settings)
         self._watermark = Watermark(layout.told, self._journal.last_seq())
+        self._told_seq = self._watermark.seq
         clock = SystemClock()
         program = launch.install(layout.shim)
         commands = Commands(layout, program, self._place, surroundings, state_id)
@@ -134,6 +135,8 @@ class _Agent:
         try:
             self._start(signals)
             self._wait_for_the_end()
+            if self._failure is None:
+                self._tell_the_end()
         finally:
             if self._server is not None:
                 self._server.close()
@@ -208,6 +211,7 @@ class _Agent:
 
     def _flush(self) -> None:
         """Write what waits whenever the log can take it; nobody else waits for it."""
+        self._raise_watermark()
         waiting = self._teller.backlog_fd
         watched = {key.fd for key in self._selector.get_map().values() if key.events == selectors.EVENT_WRITE}
         if waiting is not None and waiting not in watched:
@@ -325,10 +329,21 @@ class _Agent:
 
     # -- the end
 
+    def _tell_the_end(self) -> None:
+        self._teller.flush(timeout_s=0.2)
+        stopped = AgentStopped(open_runs=len(self._engine.open_runs()), lines_dropped=self._teller.dropped)
+        self._tell(Told(stopped, self._runtime.clock.now().wall_us))
+
     def _tell(self, told: Told) -> None:
         self._teller.tell(told)
         if told.seq is not None:
-            self._watermark.raise_to(told.seq)
+            self._told_seq = told.seq
+            self._raise_watermark()
+
+    def _raise_watermark(self) -> None:
+        """A line that only waits to be written is told again if we die before it is."""
+        if self._teller.backlog_fd is None and self._told_seq > self._watermark.seq:
+            self._watermark.raise_to(self._told_seq)
 
     def _exit_code(self) -> int:
         if isinstance(self._failure, JetwatchError):

@@ -183,6 +183,7 @@ class RunReattached(Event):
     """An agent that starts goes on with a run that another agent opened."""
 
     name = "run_reattached"
+    history = True
     step: str
     alive: bool
 
@@ -212,6 +213,7 @@ class RetryPlanned(Event):
     """A failed run, or a check in error, will be tried again. `at` is RFC 3339."""
 
     name = "retry_planned"
+    history = True
     at: str
     attempt: int
     wait_s: float
@@ -245,6 +247,7 @@ class Blocked(Event):
 
     name = "blocked"
     level = "error"
+    history = True
     step: str
     pid: int
     state: str
@@ -265,6 +268,7 @@ class HookRetry(Event):
 
     name = "hook_retry"
     level = "warning"
+    history = True
     step: str
     at: str
     delivery: int

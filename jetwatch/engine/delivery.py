@@ -24,7 +24,7 @@ from jetwatch.records import (
 
 
 class Delivery:
-    """The owed hooks of one watch, oldest first. `on_settled(run_id)`: a run has no more hooks owed."""
+    """The owed hooks of one watch, oldest first. `on_settled(run_id)`: a run (None: no run) has no more owed."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Delivery:
         owed: list[OutboxEntry],
         *,
         on_change: Callable[[], None],
-        on_settled: Callable[[str], None],
+        on_settled: Callable[[str | None], None],
         on_abandoned: Callable[[], None],
     ) -> None:
         self.owed = owed
@@ -56,8 +56,8 @@ class Delivery:
         """Whether the next check waits for a first try."""
         return outbox.stops_a_cycle(self.head)
 
-    def owes(self, run_id: str) -> bool:
-        """Whether some hook of this run is still owed."""
+    def owes(self, run_id: str | None) -> bool:
+        """Whether some hook of this run (None: of no run) is still owed."""
         return any(entry.run_id == run_id for entry in self.owed)
 
     def try_waiting_now(self) -> None:
@@ -146,7 +146,7 @@ class Delivery:
         del self.owed[0]
         if entry.state is HookState.ABANDONED:
             self._on_abandoned()
-        if entry.run_id is not None and not self.owes(entry.run_id):
+        if not self.owes(entry.run_id):
             self._on_settled(entry.run_id)
 
     def _put(self, entry: OutboxEntry, *events: Event) -> None:

@@ -19,7 +19,6 @@ from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
 from jetwatch.errors import CommandNotStarted, UsageError
 from jetwatch.events import (
-    AgentStopped,
     AgentStopping,
     ConfigRejected,
     ConfigReloaded,
@@ -111,15 +110,16 @@ class Engine:
 
     def _prepare(self) -> None:
         """What an earlier agent left is put in order before the first check."""
-        known = frozenset(run.id for run in self._runtime.journal.unswept()) - self._forget_old_runs()
+        self._forget_old_runs()
 
-        def tidy() -> list[tuple[str, str]]:
+        def tidy() -> frozenset[str]:
             self._runtime.commands.end_old_checks()
-            return self._runtime.commands.sweep_leftovers(known)
+            self._runtime.commands.forget_old_checks()
+            return self._runtime.commands.leftovers()
 
         self._runtime.work(tidy, self._begin, name="tidy")
 
-    def _forget_old_runs(self) -> frozenset[str]:
+    def _forget_old_runs(self) -> None:
         """Mark the runs that grew too many or too old while no agent looked."""
         now = self._runtime.clock.now()
         swept: tuple[str, ...] = ()
@@ -129,16 +129,24 @@ class Engine:
                 swept += retention.to_sweep(closed, lane.settings.retain, now, sizes_bytes={}, keep=lane.owed_runs())
         if swept:
             self._runtime.journal.mark_swept(swept)
-        return frozenset(swept)
 
-    def _begin(self, refused: list[tuple[str, str]] | CommandNotStarted) -> None:
+    def _begin(self, leftovers: frozenset[str] | CommandNotStarted) -> None:
+        if not isinstance(leftovers, CommandNotStarted):
+            self._tidy(leftovers)
         self._ready = True
-        self._tell_refused(refused)
         for lane in self._lanes.values():
             if self.once:
                 lane.delivery.try_waiting_now()
             lane.plan_first()
             self.changed(lane)
+
+    def _tidy(self, leftovers: frozenset[str]) -> None:
+        """What is known to be swept goes. What is not known may be another agent's; only secrets go that are ours."""
+        swept = self._runtime.journal.swept_among(leftovers)
+        standing = {run.id for run in self._runtime.journal.unswept()}
+        for run_id in leftovers - standing - frozenset(swept):
+            self._runtime.commands.forget_secrets(run_id)
+        self._remove(swept)
 
     def _advance(self) -> None:
         while self._ready and self._dirty:
@@ -233,7 +241,6 @@ class Engine:
             lane.tell_folded()
         self._agent = replace(self._agent, stopped=self._runtime.clock.now())
         self._runtime.commit(agent=self._agent, watches=tuple(lane.state for lane in self._lanes.values()))
-        self._runtime.tell(AgentStopped(open_runs=len(self.open_runs())))
 
     # -- what lanes ask
 
@@ -293,17 +300,18 @@ class Engine:
             if swept:
                 self._runtime.journal.mark_swept(swept)
                 self._runtime.journal.prune(now.wall_us)
-                self._runtime.work(
-                    lambda: self._runtime.commands.sweep(swept), lambda left: self._swept(swept, left), name="sweep"
-                )
+                self._remove(swept)
 
         self._runtime.work(measure, remove, name="measure")
 
+    def _remove(self, swept: tuple[str, ...]) -> None:
+        if swept:
+            self._runtime.work(
+                lambda: self._runtime.commands.sweep(swept), lambda left: self._swept(swept, left), name="sweep"
+            )
+
     def _swept(self, swept: tuple[str, ...], refused: list[tuple[str, str]] | CommandNotStarted) -> None:
         self._runtime.tell(RetentionSwept(runs=len(swept)))
-        self._tell_refused(refused)
-
-    def _tell_refused(self, refused: list[tuple[str, str]] | CommandNotStarted) -> None:
         for path, reason in () if isinstance(refused, CommandNotStarted) else refused:
             self._runtime.tell(RetentionRefused(path=path, reason=reason))
 
@@ -398,8 +406,7 @@ class Engine:
     def clear(self, watch: str | None, *, by: str) -> list[str]:
         """Forget backoff, quarantine and hold."""
         for lane in (lanes := self._named(watch)):
-            state, events = verbs.clear(lane.state, by=by)
-            lane.put_state(state, *events)
+            lane.clear(by)
             self.changed(lane)
         return [f"{lane.name}: cleared" for lane in lanes]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from jetwatch.config.model import WatchSettings
-from jetwatch.engine import outbox, schedule
+from jetwatch.engine import outbox, schedule, verbs
 from jetwatch.engine.admission import Space, Surrounding, is_held, obstacles
 from jetwatch.engine.decide import Close
 from jetwatch.engine.delivery import Delivery
@@ -118,9 +118,10 @@ class Lane:
     @property
     def blocked(self) -> tuple[str, int, str] | None:
         """Step, pid and state of a process that cannot be ended."""
-        for step, supervision in (("play", self.walk and self.walk.supervision), ("hook", self.delivery.supervision)):
-            if supervision and supervision.blocked:
-                return (step, *supervision.blocked)
+        if self.walk is not None and self.walk.supervision.blocked:
+            return (self.walk.step_name, *self.walk.supervision.blocked)
+        if self.delivery.head is not None and self.delivery.supervision.blocked:
+            return (self.delivery.head.name, *self.delivery.supervision.blocked)
         return ("check", *self.asking.blocked) if self.asking.blocked else None
 
     def is_idle(self) -> bool:
@@ -169,6 +170,14 @@ class Lane:
         if report is not None:
             self._reports.append(report)
         self.put_state(replace(self.state, trigger=trigger))
+
+    def clear(self, by: str) -> None:
+        """Forget backoff, quarantine and hold; a check that was put off by its errors comes soon."""
+        was_in_error = self.state.check_errors > 0
+        state, events = verbs.clear(self.state, by=by)
+        if was_in_error and self.settings is not None:
+            state = replace(state, next_check=self._timetable.within_splay(self.settings))
+        self.put_state(state, *events)
 
     def put_state(self, state: WatchState, *events: Event) -> None:
         """Write the watch's new state down, with what is to be told of it."""
@@ -331,7 +340,7 @@ class Lane:
             return ()
         values = owed_for_error(state, self._runtime.host, result.shell_exit_code if result else None)
         if secrets := settings.secrets.get("on_error"):
-            paths = self._runtime.commands.keep_secrets(f"{self.name}.on_error", {"on_error": secrets})
+            paths = self._runtime.commands.keep_secrets(self._runless, {"on_error": secrets})
             command = replace(command, env_files=(*command.env_files, paths["on_error"]))
         return (OutboxEntry(self.name, None, "on_error", command, values, {}, now),)
 
@@ -421,9 +430,17 @@ class Lane:
         output = self._runtime.layout.exchange(f"{run.id}.log")
         return owed_hook(run, name, state=state, host=self._runtime.host, output_path=str(output), now=now)
 
-    def _settled(self, run_id: str) -> None:
-        if self.run is None or self.run.id != run_id:
+    def _settled(self, run_id: str | None) -> None:
+        """A run, or whatever belongs to none, needs its secrets no more."""
+        if run_id is None:
+            self._runtime.commands.forget_secrets(self._runless)
+        elif self.run is None or self.run.id != run_id:
             self._runtime.commands.forget_secrets(run_id)
+
+    @property
+    def _runless(self) -> str:
+        """What stands for a run's id where a hook belongs to none."""
+        return f"{self.name}.on_error"
 
     def _abandoned(self) -> None:
         self.put_state(replace(self.state, hooks_abandoned=self.state.hooks_abandoned + 1))
@@ -452,8 +469,9 @@ class Lane:
         news = (blocked[1], blocked[2]) if blocked else None
         if blocked is not None and (self._blocked_told is None or self._blocked_told[0] != blocked[1]):
             step, pid, state = blocked
-            run_id = self.run.id if self.run is not None and step == "play" else ""
-            self._runtime.tell(Blocked(watch=self.name, play_uuid=run_id, step=step, pid=pid, state=state))
+            in_run = self.walk is not None and self.walk.supervision.blocked is not None
+            run_id = self.run.id if in_run and self.run is not None else ""
+            self._runtime.commit(Blocked(watch=self.name, play_uuid=run_id, step=step, pid=pid, state=state))
         self._blocked_told = news
 
     def _next_wake(self) -> int | None:

@@ -116,7 +116,7 @@ def _after_cancel(state: WatchState, run: Run) -> tuple[WatchState, tuple[Event,
     by_person = run.cancel is not None and run.reason != CANCELLED_BY_STOP
     if not by_person or not run.revision:
         return state, ()
-    return _quarantine(state, run.revision, "cancelled")
+    return _quarantine(state, run, "cancelled")
 
 
 def _hold(state: WatchState, now: Stamp) -> tuple[WatchState, tuple[Event, ...]]:
@@ -134,17 +134,23 @@ def _retry(
     if retry is None:
         return state, ()
     if retry.max_attempts is not None and run.attempt >= retry.max_attempts:
-        return _quarantine(state, run.revision, "max_attempts") if run.revision else (state, ())
+        return _quarantine(state, run, "max_attempts") if run.revision else (state, ())
     wait_s = backoff_s(retry, run.attempt, uniform)
     at = Deadline.after(now, round(wait_s * 1_000_000))
     trigger = Trigger(TriggerKind.RETRY, at=at.at, revision=run.revision, values=run.values, attempt=run.attempt + 1)
-    event = RetryPlanned(watch=state.watch, at=rfc3339(at.at.wall_us), attempt=run.attempt + 1, wait_s=round(wait_s, 3))
+    event = RetryPlanned(
+        watch=state.watch,
+        play_uuid=run.id,
+        at=rfc3339(at.at.wall_us),
+        attempt=run.attempt + 1,
+        wait_s=round(wait_s, 3),
+    )
     return replace(state, retry=trigger, retry_at=at), (event,)
 
 
-def _quarantine(state: WatchState, revision: str, reason: str) -> tuple[WatchState, tuple[Event, ...]]:
-    event = Quarantined(watch=state.watch, revision=revision, reason=reason)
-    return replace(state, quarantined_revision=revision, quarantine_reason=reason), (event,)
+def _quarantine(state: WatchState, run: Run, reason: str) -> tuple[WatchState, tuple[Event, ...]]:
+    event = Quarantined(watch=state.watch, play_uuid=run.id, revision=run.revision, reason=reason)
+    return replace(state, quarantined_revision=run.revision, quarantine_reason=reason), (event,)
 
 
 def error_backoff(

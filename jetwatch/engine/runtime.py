@@ -10,7 +10,7 @@ import os
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -47,6 +47,9 @@ class Journal(Protocol):
 
     def unswept(self, watch: str | None = None) -> list[Run]:
         """The runs whose directories still stand, newest first."""
+
+    def swept_among(self, run_ids: Iterable[str]) -> tuple[str, ...]:
+        """Which of these runs are known, and marked as removed."""
 
     def mark_swept(self, run_ids: tuple[str, ...]) -> None:
         """Say that the directories of these runs are about to be removed."""
@@ -126,8 +129,11 @@ class Commands(Protocol):
     def sweep(self, run_ids: tuple[str, ...]) -> list[tuple[str, str]]:
         """Remove the directories of these runs."""
 
-    def sweep_leftovers(self, known: frozenset[str]) -> list[tuple[str, str]]:
-        """Remove what belongs to no run whose directories still stand."""
+    def leftovers(self) -> frozenset[str]:
+        """The ids of the runs that something on disk is named after."""
+
+    def forget_old_checks(self) -> None:
+        """Remove what the checks of an earlier agent said."""
 
     def end_old_checks(self) -> None:
         """End what the checks of an agent that was killed left."""

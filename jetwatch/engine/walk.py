@@ -43,6 +43,12 @@ class Walk:
         self._on_close = on_close
         self._found = found
 
+    @property
+    def step_name(self) -> str:
+        """The step that is next or under way."""
+        step = d.first_unfinished(self.run)
+        return step.name if step is not None else ""
+
     def advance(self, *, may_start: bool) -> None:
         """Do all that can be done now. `may_start` false: no further command is started."""
         while not self.supervision.busy and self._act(may_start):
@@ -56,7 +62,7 @@ class Walk:
         if self._found and step is not None:
             self._found = False
             alive = evidence is not None and evidence.sight is Sight.ALIVE
-            self._runtime.tell(RunReattached(**self._whose(), step=step.name, alive=alive))
+            self._runtime.commit(RunReattached(**self._whose(), step=step.name, alive=alive))
         match d.decide(self.run, evidence, now):
             case d.Start(step):
                 return may_start and self._start(step, now)

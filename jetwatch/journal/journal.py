@@ -157,6 +157,11 @@ class Journal:
         )
         return Told(event, at_us, cursor.lastrowid)
 
+    def swept_among(self, run_ids: Iterable[str]) -> tuple[str, ...]:
+        """Which of these runs are known here, and marked as removed. A run that is not known may be another agent's."""
+        text = "SELECT id FROM run WHERE id = ? AND swept = 1"
+        return tuple(run_id for run_id in run_ids if self._rows(text, (run_id,)))
+
     def mark_swept(self, run_ids: Iterable[str]) -> None:
         """Say that the directories of these runs are about to be removed; whatever is left of them then may go."""
         with self._transaction():

@@ -188,6 +188,8 @@ class Commands:
     def forget_secrets(self, run_id: str) -> None:
         """Remove them: the run needs them no more."""
         shutil.rmtree(self._layout.run(run_id) / "secrets", ignore_errors=True)
+        with suppress(OSError):
+            self._layout.run(run_id).rmdir()  # where there was nothing else
 
     def forget_try(self, directory: Path) -> None:
         """Remove the directory of a hook that belongs to no run."""
@@ -203,25 +205,28 @@ class Commands:
         """Remove the directories of these runs. Blocks. Returns those that had to stay, with the reason."""
         refused = []
         for run_id in run_ids:
-            for path in (self._layout.download(run_id), self._layout.run(run_id)):
-                reason = _remove_tree(path)
-                if reason is not None:
-                    refused.append((str(path), reason))
+            for home in self._homes():
+                for path in (home / f"{_TRASH}{run_id}", home / run_id):
+                    reason = _remove_tree(path)
+                    if reason is not None:
+                        refused.append((str(path), reason))
             self._forget_outputs(f"{run_id}.*")
         self._place.sweep()
         return refused
 
-    def sweep_leftovers(self, known: frozenset[str]) -> list[tuple[str, str]]:
-        """Remove what belongs to no run whose directories still stand: what a crash left half removed. Blocks."""
-        names = {path.name for parent in (self._layout.runs, self._layout.downloads) for path in _entries(parent)}
-        for parent in (self._layout.runs, self._layout.downloads):
-            for path in _entries(parent):
-                if path.name.startswith(_TRASH) and _why_keep(path) is None:
-                    shutil.rmtree(path, ignore_errors=True)
+    def leftovers(self) -> frozenset[str]:
+        """The ids of the runs that something on disk is named after, what is half removed included. Blocks."""
+        names = (path.name.removeprefix(_TRASH) for home in self._homes() for path in _entries(home))
+        return frozenset(name for name in names if _is_guid(name))
+
+    def forget_old_checks(self) -> None:
+        """Remove what the checks of an earlier agent said. Those of steps and hooks are named for them, and stay."""
         for path in _entries(self._layout.exchange("")):
-            if _is_guid(path.name):  # of a check; those of steps and hooks are named for them
+            if _is_guid(path.name):
                 self._forget_outputs(path.name)
-        return self.sweep(sorted(name for name in names - known if _is_guid(name)))
+
+    def _homes(self) -> tuple[Path, Path]:
+        return self._layout.downloads, self._layout.runs
 
     def _forget_outputs(self, pattern: str) -> None:
         for leftover in self._layout.exchange("").glob(pattern):
@@ -307,7 +312,7 @@ def _remove_tree(path: Path) -> str | None:
     reason = _why_keep(path)
     if reason is not None:
         return reason
-    trash = path.with_name(f"{_TRASH}{path.name}")
+    trash = path if path.name.startswith(_TRASH) else path.with_name(f"{_TRASH}{path.name}")
     try:
         path.rename(trash)
         shutil.rmtree(trash)

@@ -181,7 +181,9 @@ def test_a_failed_run_is_planned_again(outcome: Outcome) -> None:
     assert state.retry == trigger(
         TriggerKind.RETRY, at=later(60), revision="a", values={"revision": "a", "colour": "red"}, attempt=3
     )
-    assert events == (RetryPlanned(watch="web", at=rfc3339(later(60).wall_us), attempt=3, wait_s=60),)
+    assert events == (
+        RetryPlanned(watch="web", play_uuid=failed.id, at=rfc3339(later(60).wall_us), attempt=3, wait_s=60),
+    )
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 30), (2, 60), (5, 480), (7, 1920), (8, 3600), (10_000, 3600)])
@@ -217,9 +219,10 @@ def test_after_max_attempts_the_revision_is_quarantined() -> None:
     state = after(watch(), *[closed(Outcome.FAILED, revision="a")] * 2, retry=policy)
     assert state.retry is not None
     assert state.quarantined_revision is None
-    state, events = after_run(state, closed(Outcome.FAILED, revision="a", attempt=3), policy, NOW, most)
+    last = closed(Outcome.FAILED, revision="a", attempt=3)
+    state, events = after_run(state, last, policy, NOW, most)
     assert (state.retry, state.quarantined_revision, state.quarantine_reason) == (None, "a", "max_attempts")
-    assert events == (Quarantined(watch="web", revision="a", reason="max_attempts"),)
+    assert events == (Quarantined(watch="web", play_uuid=last.id, revision="a", reason="max_attempts"),)
 
 
 def test_after_max_attempts_without_a_revision_there_are_only_no_more_retries() -> None:
@@ -238,7 +241,7 @@ def test_a_cancelled_run_holds_its_revision() -> None:
     cancelled = closed(Outcome.CANCELLED, revision="a", cancel=CANCEL, reason="cancelled")
     state, events = after_run(watch(), cancelled, RETRY, NOW, most)
     assert (state.quarantined_revision, state.quarantine_reason) == ("a", "cancelled")
-    assert events == (Quarantined(watch="web", revision="a", reason="cancelled"),)
+    assert events == (Quarantined(watch="web", play_uuid=cancelled.id, revision="a", reason="cancelled"),)
     assert state.retry is None
 
 
