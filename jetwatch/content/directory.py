@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from jetwatch.content.archive import extract
-from jetwatch.content.source import Content, ContentMoved, ContentStalled, Fetched, Look, Progress
+from jetwatch.content.source import Content, ContentMoved, ContentRetry, ContentStalled, Fetched, Look, Progress
 from jetwatch.content.staging import Parts, Staging, check_link, parts_of, path_error, shown, write_all
 
 _COPY_BYTES = 4 * 1024**2
@@ -113,7 +113,7 @@ class DirectorySource:
         finally:
             os.close(root)
         if not any(not stat.S_ISDIR(item.mode) for item in items):
-            raise ContentStalled(f"{self._root}: there is no file in it; is it mounted, and the right directory?")
+            raise ContentRetry(f"{self._root}: nothing there yet (no file in it); is it mounted?")
         return sorted(items)
 
     def _walk(self, descriptor: int, above: Parts, checksum: bool, items: list[Item]) -> None:

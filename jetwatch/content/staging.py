@@ -21,7 +21,7 @@ Parts = tuple[bytes, ...]
 COMPONENT_BYTES = 255
 LINK_BYTES = 4095
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTROL = frozenset(range(0x20)) | {0x7F}
 # Everything of a network, of a mount that is not there, of a machine short of something: it may pass.
 _ASK_AGAIN = frozenset(
@@ -137,7 +137,7 @@ class Staging:
             os.close(descriptor)
 
     def create(self, parts: Parts) -> int:
-        """A descriptor of a new, empty file, for the caller to write and close."""
+        """A descriptor of a new, empty file, for the caller to write, read back and close."""
         if not parts:
             raise ContentStalled("a file stands where the content's own directory is")
         directory = self._enter(parts[:-1])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jetwatch.content.source import ContentError, ContentMoved, ContentStalled, Fetched, Look, Source
+from jetwatch.content.source import ContentError, ContentMoved, ContentRetry, ContentStalled, Fetched, Look, Source
 
 DEADLINE_S = 60.0
 FILES = {
@@ -49,7 +49,7 @@ class Place(ABC):
     """A place that content comes from, empty at first, which the suite fills.
 
     `reuses`: an unchanged file is not fetched again when there is a cache. `refuses_empty`: a place without any file is
-    ContentStalled (else it is an empty tree). `hostile`: keys this place can hold that a fetch must refuse, each with
+    ContentRetry (else it is an empty tree). `hostile`: keys this place can hold that a fetch must refuse, each with
     the part of the name that the refusal must show. `many`: how many files the large case has.
     """
 
@@ -221,11 +221,11 @@ class SourceSuite:
         assert tree(fetching.now()) == {"pb.yml": b"one"}
 
     def test_an_empty_place(self, place: Place, fetching: Fetching) -> None:
-        """An empty place is refused as such (a folder not mounted, a prefix misspelt), or is an empty tree."""
+        """An empty place is one where nothing is yet (not mounted, not published), or an empty tree."""
         place.put({"pb.yml": b"x"})
         place.remove("pb.yml")
         if place.refuses_empty:
-            with pytest.raises(ContentStalled, match=r"(?i)empty|no file|no object|nothing"):
+            with pytest.raises(ContentRetry, match=r"nothing there yet|no such"):
                 fetching.now()
         else:
             assert tree(fetching.now()) == {}
