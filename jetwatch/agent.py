@@ -82,7 +82,7 @@ def run(
     own = tree.look_up(os.getpid())
     lock_fd = statedir.take_lock(layout, own.start_ticks if own else 0)
     try:
-        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask)).run()
+        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
     finally:
         os.close(lock_fd)
 
@@ -384,6 +384,13 @@ def _open_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/"  # it was removed under us
 
 
 def _standing(watches: int, open_runs: int) -> str:

@@ -208,7 +208,8 @@ class CommandSpec:
 
     `mark` is one `NAME=value` that every process of the command has in its environment, so that it can be found.
     `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are
-    the names in `env` whose values are masked in `CommandResult.output_tail`.
+    the names in `env` whose values are masked in `CommandResult.output_tail`. A `cwd` that is not given is the agent's,
+    or `/` where its user may not go there.
     """
 
     step_id: str
@@ -227,6 +228,7 @@ class CommandSpec:
     grace_s: float
     keep_bytes: int
     secret_names: tuple[str, ...] = ()
+    cwd_is_given: bool = True
     cgroup: str | None = None
     format: int = FORMAT
 

@@ -75,7 +75,7 @@ def become(spec: CommandSpec, program: Program, *, output_fd: int, error_fd: int
         if spec.uid is not None:
             os.setresuid(spec.uid, spec.uid, spec.uid)
         stage = b"cwd"
-        os.chdir(spec.cwd)
+        _enter(spec)
         stage = b"exec"
         stage, number, text = _execute(program)
     except OSError as error:
@@ -118,6 +118,16 @@ def _reset_signals() -> None:
         except (OSError, ValueError):
             continue  # a number that the C library keeps for itself
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _enter(spec: CommandSpec) -> None:
+    """The working directory: the agent's own is no promise to a user who may not go there."""
+    try:
+        os.chdir(spec.cwd)
+    except OSError:
+        if spec.cwd_is_given:
+            raise
+        os.chdir("/")
 
 
 def _connect(output_fd: int) -> None:

@@ -78,6 +78,7 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
         argv=argv,
         env=env,
         cwd=command.cwd or surroundings.cwd,
+        cwd_is_given=command.cwd is not None,
         mark=mark,
         outputs_path=start.outputs_path,
         uid=account.pw_uid if command.user is not None else None,
