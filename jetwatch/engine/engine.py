@@ -129,6 +129,7 @@ class Engine:
                 swept += retention.to_sweep(closed, lane.settings.retain, now, sizes_bytes={}, keep=lane.owed_runs())
         if swept:
             self._runtime.journal.mark_swept(swept)
+        self._runtime.journal.prune(now.wall_us)
 
     def _begin(self, leftovers: frozenset[str] | CommandNotStarted) -> None:
         if not isinstance(leftovers, CommandNotStarted):
