@@ -70,7 +70,7 @@ def mtime_ns(seconds: float) -> int:
     now_ns = time.time_ns()
     if not seconds < now_ns / 1e9:
         return now_ns
-    return max(0, int(seconds * 1e9))
+    return int(max(0.0, seconds) * 1e9)
 
 
 def _unpack(file: BinaryIO, staging: Staging, limits: Limits, check: Check) -> None:

@@ -35,10 +35,10 @@ def unpack_zip(file: BinaryIO, size_bytes: int, staging: Staging, limits: Limits
     try:
         directory = zipfile.ZipFile(cast(IO[bytes], _Directory(file, limits)))
         entries = sorted(directory.infolist(), key=lambda entry: entry.header_offset)
-        ends = [entry.header_offset for entry in entries[1:]] + [directory.start_dir]
-        for entry, end in zip(entries, ends, strict=True):
+        ends = [entry.header_offset for entry in entries[1:]] + [min(directory.start_dir, size_bytes)]
+        for entry, end in zip(entries, ends, strict=False):
             meter.check()
-            _write(_Entry(file, entry, min(end, size_bytes), meter), staging, limits)
+            _write(_Entry(file, entry, end, meter), staging, limits)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError) as error:
         raise ContentStalled(f"is damaged, or no zip archive: {error}") from None
 
