@@ -110,10 +110,9 @@ def _close(fd: int) -> None:
 
 
 def _reset_signals() -> None:
-    """As at a login: every action the default one, nothing pending, nothing blocked."""
+    """As at a login: every action the default one, nothing blocked. A TERM that came meanwhile is obeyed now."""
     for number in SIGNALS:
         try:
-            signal.signal(number, signal.SIG_IGN)  # drops what came for the process that this one was forked from
             signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError):
             continue  # a number that the C library keeps for itself
