@@ -1,0 +1,67 @@
+"""What the tests of this room share: a workbench each, and nobody left running at its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # tests/ is no package, and waiting.py lies one directory up
+
+from waiting import until  # noqa: E402
+from workbench import Ended, Workbench  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """From Python 3.12 on os.fork() warns in a process with threads: become.py keeps its child to system calls."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"))
+
+
+@pytest.fixture
+def bench() -> Iterator[Workbench]:
+    """A workbench that every user can pass through. A test that leaves a process running fails; it is ended."""
+    with tempfile.TemporaryDirectory(prefix="jetwatch-") as root:
+        Path(root).chmod(0o711)
+        made = Workbench(Path(root), str(uuid.uuid4()))
+        yield made
+        _leave_nobody(made)
+
+
+def _leave_nobody(made: Workbench) -> None:
+    try:
+        until(lambda: not made.left_behind(), within_s=3.0)
+    except AssertionError:
+        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in made.left_behind()}
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        pytest.fail(f"left running: {left}")
+
+
+@pytest.fixture(params=["check", "step"])
+def run(request: pytest.FixtureRequest, bench: Workbench) -> Callable[..., Ended]:
+    """Runs a command to its end, in both ways in which the agent does."""
+    return bench.as_check if request.param == "check" else bench.as_step
+
+
+@pytest.fixture(params=["check", "step"])
+def cancelled(request: pytest.FixtureRequest, bench: Workbench) -> Callable[..., Ended]:
+    """Runs a command and cancels it, in both ways in which the agent does."""
+    return bench.cancelled_check if request.param == "check" else bench.cancelled_step
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A FIFO that lets a command wait for the test, or the test for a command."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    path.chmod(0o666)
+    return path

@@ -1,0 +1,283 @@
+"""Starts commands for the tests of this room as the agent does: held in this process, or under a supervisor.
+
+Every process of a test carries its mark in the environment, so that the test can tell at its end who was left; a
+hostile one that clears its environment writes itself down in a register instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from waiting import until
+
+from jetwatch.process import launch, output, tree
+from jetwatch.process.hold import hold
+from jetwatch.records import CommandResult, CommandSpec, Evidence, ProcessId, Sight
+
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+MARK = "JETWATCH_TEST"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NOBODY = 65534
+
+
+def need(condition: bool, reason: str) -> None:
+    """Skip a test that cannot be run here; in CI, where everything must be there, fail it."""
+    if condition:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def need_root() -> None:
+    """For tests that become somebody else, mount, or make cgroups."""
+    need(os.geteuid() == 0, "needs root")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and all of its output that was kept."""
+
+    result: CommandResult
+    output: bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command under a supervisor, as an agent knows it: by its directory."""
+
+    spec: CommandSpec
+    directory: Path
+    supervisor: ProcessId | None
+
+    def look(self) -> Evidence:
+        """What the directory shows now."""
+        return launch.look(self.directory, self.spec.step_id)
+
+    def started(self) -> Evidence:
+        """What it shows once the command has begun."""
+        return until(lambda: (seen := self.look()).supervisor and seen)
+
+    def dead(self) -> Evidence:
+        """What it shows once nobody holds the lock any more."""
+        return until(lambda: (seen := self.look()).sight is not Sight.ALIVE and seen)
+
+    def end(self, within_s: float = 20.0) -> Ended:
+        """Wait for the supervisor to leave; its command's result and output."""
+        pidfd = launch.open_pidfd(self.supervisor) if self.supervisor else None
+        if pidfd is not None:
+            select.select([pidfd], [], [], within_s)
+            os.close(pidfd)
+        seen = until(lambda: (seen := self.look()).sight is not Sight.ALIVE and seen)
+        assert seen.result is not None, f"no result: {seen}"
+        return Ended(seen.result, stream(self.directory))
+
+    def has_left(self) -> bool:
+        """Whether the supervisor has ended (that nobody has waited for it yet does not count)."""
+        pidfd = launch.open_pidfd(self.supervisor) if self.supervisor else None
+        if pidfd is None:
+            return True
+        ready, _, _ = select.select([pidfd], [], [], 0)
+        os.close(pidfd)
+        return bool(ready)
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL the supervisor, and wait until it is gone."""
+        who = self.started().supervisor
+        assert who is not None
+        pidfd = launch.open_pidfd(who)
+        assert pidfd is not None
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 10)
+        os.close(pidfd)
+
+    def bury(self) -> None:
+        """End all that a dead supervisor left."""
+        until(lambda: launch.bury(self.directory, self.spec.step_id, patience_s=5.0) is None)
+
+
+def stream(directory: Path) -> bytes:
+    """The output that is on disk, gaps closed."""
+    return b"".join(data for _, _, data in output.read(str(directory)))
+
+
+class Workbench:
+    """Makes specs and starts them, below one directory."""
+
+    def __init__(self, root: Path, mark: str) -> None:
+        self.root = root
+        self.mark = mark
+        self.register = root / "register"
+        self.register.touch()
+        self.register.chmod(0o666)
+        self._program: Path | None = None
+
+    def open_to_all(self) -> None:
+        """Let an agent that is another user work here."""
+        for path in (self.root, self.root / "steps"):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o777)
+
+    @property
+    def program(self) -> Path:
+        """The installed supervisor."""
+        if self._program is None:
+            (self.root / "shim").mkdir(mode=0o700)
+            self._program = launch.install(self.root / "shim")
+        return self._program
+
+    def spec(self, command: str | Sequence[str], **changes: Any) -> CommandSpec:
+        """A spec for `command` (text: for a shell), its environment as small as can be."""
+        step_id = str(uuid.uuid4())
+        mark = f"JETWATCH_STEP={step_id}"
+        env = {"PATH": PATH, MARK: self.mark, "JETWATCH_STEP": step_id, **changes.pop("env", {})}
+        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+        usual = CommandSpec(
+            step_id=step_id,
+            argv=argv,
+            env=env,
+            cwd="/",
+            mark=mark,
+            outputs_path=None,
+            uid=None,
+            gid=None,
+            groups=None,
+            umask=0o022,
+            nice=None,
+            limits={},
+            timeout_s=60.0,
+            grace_s=10.0,
+            keep_bytes=64 * 1024 * 1024,
+        )
+        return replace(usual, **changes)
+
+    def directory(self, spec: CommandSpec) -> Path:
+        """A fresh step directory."""
+        path = self.root / "steps" / spec.step_id
+        path.mkdir(mode=0o700, parents=True)
+        return path
+
+    def as_check(self, command: str | Sequence[str], *, cancel_fd: int | None = None, **changes: Any) -> Ended:
+        """Hold a command in this process to its end, as a worker of the agent does."""
+        spec = self.spec(command, **changes)
+        directory = self.directory(spec)
+        never = os.eventfd(0, os.EFD_CLOEXEC)
+        writer = output.Writer(str(directory), spec.keep_bytes)
+        try:
+            wake_fd = never if cancel_fd is None else cancel_fd
+            document, _ = hold(spec, writer, lambda _kind, _facts: None, wake_fd, supervisor=False)
+        finally:
+            os.close(never)
+            writer.close()
+        return Ended(msgspec.convert(document, CommandResult), stream(directory))
+
+    def start(self, command: str | Sequence[str], **changes: Any) -> Step:
+        """Start a command under a supervisor."""
+        return self.start_spec(self.spec(command, **changes))
+
+    def start_spec(self, spec: CommandSpec) -> Step:
+        """The same for a finished spec."""
+        directory = self.directory(spec)
+        return Step(spec, directory, launch.start(self.program, directory, spec))
+
+    def as_step(self, command: str | Sequence[str], **changes: Any) -> Ended:
+        """Run a command under a supervisor to its end."""
+        return self.start(command, **changes).end()
+
+    def cancelled_check(self, command: str | Sequence[str], *, when: Callable[[], object], **changes: Any) -> Ended:
+        """Hold a command in this process, and cancel it as soon as `when` says so."""
+        cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
+
+        def cancel() -> None:
+            until(when)
+            os.eventfd_write(cancel_fd, 1)
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        try:
+            return self.as_check(command, cancel_fd=cancel_fd, **changes)
+        finally:
+            canceller.join()
+            os.close(cancel_fd)
+
+    def cancelled_step(self, command: str | Sequence[str], *, when: Callable[[], object], **changes: Any) -> Ended:
+        """The same under a supervisor."""
+        step = self.start(command, **changes)
+        until(when)
+        launch.ask_to_stop(step.directory, step.spec.step_id)
+        return step.end()
+
+    def script(self, name: str, *words: str | Path) -> tuple[str, ...]:
+        """The argv of one of the scripts beside this file."""
+        return (sys.executable, "-I", "-S", str(SCRIPTS / name), *map(str, words))
+
+    def hostile(self, *kinds: str) -> tuple[str, ...]:
+        """The argv of a tree of processes that do not want to end; each writes itself down in the register."""
+        return self.script("hostile.py", self.register, *kinds)
+
+    def registered(self) -> list[tuple[int, int]]:
+        """Pid and start time of everybody in the register."""
+        lines = [line.split() for line in self.register.read_text().splitlines()]
+        return [(int(pid), int(ticks)) for pid, ticks in lines]
+
+    def survivors(self) -> list[int]:
+        """Who of the register is alive."""
+        found = ((pid, ticks, tree.look_up(pid)) for pid, ticks in self.registered())
+        return [pid for pid, ticks, now in found if now and now.start_ticks == ticks and not now.is_dead]
+
+    def left_behind(self) -> list[int]:
+        """Every living process of this test: marked, registered, or a supervisor below its directory."""
+        mark = f"{MARK}={self.mark}".encode()
+        below = os.fsencode(self.root)
+        marked = [
+            process.pid
+            for process in tree.everything().values()
+            if process.pid != os.getpid()
+            and not process.is_dead
+            and (tree.is_marked(process.pid, mark) or below in _command_line(process.pid))
+        ]
+        return sorted({*marked, *self.survivors()})
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def as_nobody(call: Callable[[], Any]) -> Any:
+    """What `call` returns (something that JSON can hold) in a child that is user nobody."""
+    need_root()
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read_fd)
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.write(write_fd, json.dumps(call()).encode())
+        except Exception:  # noqa: BLE001 - told to whoever reads the test's output
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd) as source:
+        text = source.read()
+    os.waitpid(pid, 0)
+    assert text, "the child raised"
+    return json.loads(text)
