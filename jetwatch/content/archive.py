@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
-from jetwatch.content.source import ContentError, ContentStalled, Limits
+from jetwatch.content.source import ContentError, ContentRetry, ContentStalled, Limits
 from jetwatch.content.staging import Staging, path_error
 
 Check = Callable[[], None]
@@ -51,11 +51,13 @@ def extract(file: BinaryIO, into: Path, *, name: str, limits: Limits, check: Che
     """Unpack the archive in the open, seekable `file` into the empty directory `into`.
 
     `name` is the archive's own, for messages. Raises ContentStalled where the archive is damaged, refused or beyond
-    `limits`, ContentRetry where the disk is full, and whatever `check` raises.
+    `limits`, ContentRetry where it is empty or the disk is full, and whatever `check` raises.
     """
     try:
         with Staging(into, limits) as staging:
             _unpack(file, staging, limits, check)
+            if not staging.entries:  # what a torn write leaves, a file of zeros, is a valid tar of nothing
+                raise ContentRetry("nothing there yet (no entry in it)")
             staging.finish()
             return Extracted(staging.files, staging.total_bytes)
     except ContentError as error:

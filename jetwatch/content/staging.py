@@ -96,14 +96,15 @@ def check_link(parts: Parts, target: bytes) -> None:
 class Staging:
     """A directory that is being filled. Leaving the `with` closes its descriptors; `finish` completes the tree.
 
-    `files`, `total_bytes`: what was written so far. Every method raises ContentError with the entry's name.
+    `files`, `entries` (with directories), `total_bytes`: what was written so far. Every method raises ContentError with
+    the entry's name.
     """
 
     def __init__(self, root: Path, limits: Limits) -> None:
         self.files = 0
         self.total_bytes = 0
         self._limits = limits
-        self._entries = 0
+        self.entries = 0
         self._links: dict[Parts, bytes] = {}
         self._directories: dict[Parts, tuple[int, int]] = {}
         try:
@@ -235,8 +236,8 @@ class Staging:
             raise path_error(error, shown(b"/".join(parts))) from None
 
     def _count_entry(self, parts: Parts) -> None:
-        self._entries += 1
-        if self._entries > self._limits.entries:
+        self.entries += 1
+        if self.entries > self._limits.entries:
             raise ContentStalled(f"{shown(b'/'.join(parts))}: more than {self._limits.entries} entries")
 
 
