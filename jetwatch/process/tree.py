@@ -203,10 +203,9 @@ def _kill_cgroup(cgroup: str | None) -> None:
     if cgroup is None:
         return
     try:
-        with open(f"{cgroup}/cgroup.kill", "w") as target:  # Linux 5.14; the search serves older ones
-            target.write("1")
+        _tell(f"{cgroup}/cgroup.kill", "1")
     except OSError:
-        pass
+        pass  # before Linux 5.14 there is no such file: the search does it
 
 
 def _stop_all(family: Family, deadline: float) -> list[Process]:
@@ -226,14 +225,21 @@ def join_cgroup(path: str, pid: int) -> bool:
     for _ in range(3):  # somebody may remove the empty cgroup between the two calls
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
-            with open(f"{path}/cgroup.procs", "w") as target:
-                target.write(str(pid))
+            _tell(f"{path}/cgroup.procs", str(pid))
         except FileNotFoundError:
             continue
         except OSError:
             return False
         return True
     return False
+
+
+def _tell(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def remove_cgroup(path: str) -> None:
