@@ -6,15 +6,17 @@ hostile one that clears its environment writes itself down in a register instead
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,25 @@ def need(condition: bool, reason: str) -> None:
 def need_root() -> None:
     """For tests that become somebody else, mount, or make cgroups."""
     need(os.geteuid() == 0, "needs root")
+
+
+@contextlib.contextmanager
+def tmpfs(path: Path, options: str) -> Iterator[None]:
+    """A small file system of its own at `path`, and nobody else's."""
+    need_root()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False)
+    need(done.returncode == 0, f"cannot mount: {done.stderr.decode()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write `filler` until the disk is full to the last byte."""
+    with (path / "filler").open("ab", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
 
 
 @dataclass(frozen=True)

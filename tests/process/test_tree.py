@@ -1,0 +1,257 @@
+"""The processes of a command: found whatever they do, never mistaken for others, ended wholly or told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import until
+from workbench import MARK, SCRIPTS, Workbench, as_nobody, need, need_root
+
+from jetwatch.process import tree
+from jetwatch.process.place import find_place
+from jetwatch.process.tree import Family
+
+
+@pytest.fixture
+def popen(bench: Workbench) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """What was started by `begin`; all of it is ended and waited for."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for child in started:
+        child.kill()
+        child.wait()
+        if child.stdout:
+            child.stdout.close()
+    for pid in bench.survivors():
+        os.kill(pid, signal.SIGKILL)
+
+
+def begin(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]], *argv: str, env: dict[str, str] | None = None
+) -> tuple[int, int]:
+    """Start a process in a session of its own. Its pid and start time."""
+    child = subprocess.Popen(argv, env={MARK: bench.mark, **(env or {})}, start_new_session=True)
+    popen.append(child)
+    found = tree.look_up(child.pid)
+    assert found is not None
+    return child.pid, found.start_ticks
+
+
+def pids(family: Family) -> set[int]:
+    """Who is a member now."""
+    return {process.pid for process in family.members()}
+
+
+def family(
+    *, root: int | None = None, leader: tuple[int, int] | None = None, mark: str = "NOBODY=1", cgroup: str | None = None
+) -> Family:
+    """A family that is found by what is given alone."""
+    return Family(root=root, leader=leader, mark=mark, cgroup=cgroup)
+
+
+# -- who belongs to it
+
+
+def test_a_process_is_read_whatever_it_is_called(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """A name of blanks, parentheses and bytes that are no text shifts no field."""
+    odd = tmp_path / os.fsdecode(b"a) R 1 (\xff")
+    odd.symlink_to("/bin/sleep")
+    pid, _ = begin(bench, popen, str(odd), "60")
+    found = until(lambda: (now := tree.look_up(pid)) and now.state == "S" and now)
+    assert (found.pid, found.parent, found.session, found.threads) == (pid, os.getpid(), pid, 1)
+
+
+def test_nobody_is_there_when_nobody_is() -> None:
+    """A pid that nobody has is no error."""
+    assert tree.look_up(2**22 + 1) is None
+
+
+def test_children_of_children_are_found_by_descent(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """In sessions of their own, without environment: below a living root or leader they are found."""
+    leader = begin(bench, popen, *bench.hostile("cleared"))
+    until(lambda: len(bench.registered()) == 2)
+    everybody = {pid for pid, _ in bench.registered()}
+    assert pids(family(leader=leader)) == everybody
+    assert everybody <= pids(family(root=os.getpid()))
+    assert os.getpid() not in pids(family(root=os.getpid()))
+
+
+def test_who_was_found_once_is_known_when_its_parent_is_gone(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]]
+) -> None:
+    """An orphan in a session of its own, without environment, stays a member."""
+    leader = begin(bench, popen, *bench.hostile("cleared"))
+    until(lambda: len(bench.registered()) == 2)
+    ours = family(leader=leader)
+    (orphan,) = pids(ours) - {leader[0]}
+    popen[0].kill()
+    popen[0].wait()
+    assert pids(ours) == {orphan}
+    assert pids(family(leader=leader)) == set()
+
+
+def test_orphans_in_the_leaders_session_are_found(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """A session is never left by accident, and its number is not given away while somebody is in it."""
+    leader = begin(bench, popen, *bench.hostile("stay"))
+    until(lambda: len(bench.registered()) == 2)
+    popen[0].kill()
+    popen[0].wait()
+    (orphan,) = bench.survivors()
+    assert pids(family(leader=leader)) == {orphan}
+
+
+def test_a_daemon_is_found_by_its_mark(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """No parent, a session of its own: what it was started with is still in its environment."""
+    begin(bench, popen, *bench.hostile("daemon"))
+    until(lambda: len(bench.registered()) == 2)
+    popen[0].kill()
+    popen[0].wait()
+    (orphan,) = bench.survivors()
+    assert pids(family(mark=f"{MARK}={bench.mark}")) == {orphan}
+    assert pids(family(mark=f"{MARK}={bench.mark[:-1]}")) == set()
+
+
+@pytest.fixture
+def cgroup(bench: Workbench) -> Iterator[str]:
+    """A cgroup of this test's own."""
+    need_root()
+    place = find_place(bench.mark)
+    need(place.root is not None, "cannot make cgroups here")
+    path = place.new_cgroup("step")
+    assert path is not None
+    yield path
+    tree.remove_cgroup(path)
+    assert not Path(path).parent.exists()
+
+
+def test_everybody_in_a_cgroup_is_found(bench: Workbench, popen: list[subprocess.Popen[bytes]], cgroup: str) -> None:
+    """Groups below it included; nothing else need be known of them."""
+    first, _ = begin(bench, popen, "/bin/sleep", "60")
+    second, _ = begin(bench, popen, "/bin/sleep", "60")
+    assert tree.join_cgroup(cgroup, first)
+    assert tree.join_cgroup(f"{cgroup}/below", second)
+    assert pids(family(cgroup=cgroup)) == {first, second}
+    assert tree.kill(family(cgroup=cgroup), patience_s=5) == []
+    assert [child.wait() for child in popen] == [-signal.SIGKILL] * 2
+
+
+def test_a_cgroup_that_was_swept_meanwhile_is_made_again(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]], cgroup: str
+) -> None:
+    """An empty one may be removed at any moment, even between its making and its first process."""
+    pid, _ = begin(bench, popen, "/bin/sleep", "60")
+    tree.remove_cgroup(cgroup)
+    assert not Path(cgroup).exists()
+    assert tree.join_cgroup(cgroup, pid)
+    assert pids(family(cgroup=cgroup)) == {pid}
+    tree.remove_cgroup(cgroup)
+    assert Path(cgroup).exists(), "somebody lives there"
+    tree.kill(family(cgroup=cgroup), patience_s=5)
+
+
+def test_a_cgroup_that_cannot_be_joined_is_told(tmp_path: Path, cgroup: str) -> None:
+    """Nobody relies on a group that holds nobody."""
+    assert not tree.join_cgroup(cgroup, 2**22 + 1)
+    assert not tree.join_cgroup(str(tmp_path / "no_cgroup"), os.getpid())
+
+
+# -- who does not
+
+
+def test_a_zombie_is_gone(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """Only its name is left; nobody waits for it."""
+    leader = begin(bench, popen, "/bin/true")
+    until(lambda: (now := tree.look_up(leader[0])) and now.state == "Z")
+    assert pids(family(leader=leader)) == set()
+    assert tree.kill(family(leader=leader), patience_s=5) == []
+
+
+def test_a_process_whose_first_thread_ended_lives(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """In /proc it looks like a zombie; it is found and ended."""
+    leader = begin(
+        bench, popen, sys.executable, "-I", "-S", str(SCRIPTS / "hostile.py"), str(bench.register), "threaded"
+    )
+    until(lambda: len(bench.registered()) == 2)
+    threaded = next(pid for pid, _ in bench.registered() if pid != leader[0])
+    assert until(lambda: (now := tree.look_up(threaded)) and now.state == "Z" and now).threads > 1
+    assert threaded in pids(family(leader=leader))
+    assert tree.kill(family(leader=leader), patience_s=5) == []
+    assert bench.survivors() == []
+
+
+def test_a_number_that_somebody_else_has_now_is_left_alone(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]]
+) -> None:
+    """The same pid with another start time is another process: no member, and never signalled."""
+    pid, ticks = begin(bench, popen, *bench.hostile())
+    until(bench.registered)
+    stranger = family(leader=(pid, ticks - 1))
+    assert pids(stranger) == set()
+    assert tree.kill(stranger, patience_s=5) == []
+    process = tree.look_up(pid)
+    assert process is not None
+    process.start_ticks -= 1
+    tree.send([process], signal.SIGKILL)
+    assert bench.survivors() == [pid]
+
+
+def test_a_session_whose_number_may_have_been_given_away_counts_for_nothing_beside_a_cgroup(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """With its leader gone and a cgroup at hand, the cgroup alone says who belongs to it."""
+    leader = begin(bench, popen, *bench.hostile("stay"))
+    until(lambda: len(bench.registered()) == 2)
+    popen[0].kill()
+    popen[0].wait()
+    assert pids(family(leader=leader, cgroup=str(tmp_path))) == set()
+    assert pids(family(leader=leader)) == set(bench.survivors())
+
+
+def test_who_looks_is_never_one_of_them(bench: Workbench) -> None:
+    """An agent that a command started carries the command's mark, and so do those whom it starts for others."""
+    child = subprocess.run(
+        bench.script("look.py", Path(tree.__file__).parents[2], f"{MARK}={bench.mark}"),
+        env={MARK: bench.mark},
+        capture_output=True,
+        check=True,
+    )
+    assert child.stdout == b"[]\n"
+
+
+# -- ending them
+
+
+def test_terminate_wakes_who_is_stopped(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """A stopped process can obey only when it goes on."""
+    leader = begin(bench, popen, "/bin/sleep", "60")
+    os.kill(leader[0], signal.SIGSTOP)
+    until(lambda: (now := tree.look_up(leader[0])) and now.state == "T")
+    tree.terminate(family(leader=leader))
+    assert popen[0].wait(timeout=10) == -signal.SIGTERM
+
+
+def test_kill_ends_a_swarm(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+    """Fifty processes that leave successors faster than they can be listed."""
+    leader = begin(bench, popen, *bench.hostile("swarm"))
+    until(lambda: len(bench.registered()) > 100)
+    assert tree.kill(family(leader=leader, mark=f"{MARK}={bench.mark}"), patience_s=20) == []
+    assert bench.survivors() == []
+
+
+def test_who_may_not_be_signalled_is_told_after_the_patience(
+    bench: Workbench, popen: list[subprocess.Popen[bytes]]
+) -> None:
+    """As an ordinary user, root's process cannot be ended: it is returned, not waited for."""
+    need_root()
+    leader = begin(bench, popen, "/bin/sleep", "60")
+    told = as_nobody(lambda: [process.pid for process in tree.kill(family(leader=leader), patience_s=0.2)])
+    assert told == [leader[0]]
+    assert popen[0].poll() is None
