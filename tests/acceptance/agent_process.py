@@ -292,14 +292,15 @@ class Site:
         *words: str | Path,
         environ: Mapping[str, str] | None = None,
         at: Elsewhen | None = None,
+        before: Sequence[str] = (),
     ) -> AgentProcess:
-        """An agent, with another watch.yml first if one is given."""
+        """An agent, with another watch.yml first if one is given; `before` are words that start it."""
         if config is not None:
             self.configure(config)
         agent = AgentProcess(
             ["--watch-config", self.config, "--state-dir", self.state, *words],
             {**self.environ, **(at.environ(self.root) if at else {}), **(environ or {})},
-            at.before(self.root) if at else (),
+            [*before, *(at.before(self.root) if at else ())],
         )
         self.agents.append(agent)
         return agent
