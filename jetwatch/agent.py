@@ -148,6 +148,10 @@ class _Agent:
     # -- start
 
     def _start(self, signals: Signals) -> None:
+        # First what may fail: an agent that cannot start is not told to have started.
+        if self._state.socket is not None:
+            self._server = Server(Path(self._state.socket), self._submit)
+            self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
         for told in self._journal.events_after(self._watermark.seq):
             self._tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
         self._runtime.commit(
@@ -163,9 +167,6 @@ class _Agent:
         )
         self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
-        if self._state.socket is not None:
-            self._server = Server(Path(self._state.socket), self._submit)
-            self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
         threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
         self._notifier.send("READY=1")
