@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("jetwatch.cli.watch:watch", "Run the agent in the foreground."),
     "check-config": ("jetwatch.cli.config:check_config", "Validate a configuration and print it in full."),
     "schema": ("jetwatch.cli.config:schema", "Print the JSON Schema of watch.yml, or of the log."),
+    "fetch": ("jetwatch.cli.fetch:fetch", "Put the present revision of a content source into a directory."),
     "status": ("jetwatch.cli.reading:status", "What is: the agent and every watch."),
     "runs": ("jetwatch.cli.reading:runs", "What was: the newest runs."),
     "show": ("jetwatch.cli.reading:show", "One run in full."),

@@ -55,7 +55,9 @@ def _watch(watch: WatchSettings, shown: Shown) -> dict[str, Any]:
 
 
 def _command_of(watch: WatchSettings, key: Key) -> Command | None:
-    steps = {"check": watch.check, "download": watch.download, "play": watch.play}
+    # With `content` the download is the source's own fetch, and stands in nobody's watch.yml.
+    download = watch.download if watch.content is None else None
+    steps = {"check": watch.check, "download": download, "play": watch.play}
     return steps.get(key.field) or watch.hooks.get(key.field)
 
 

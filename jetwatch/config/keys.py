@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from jetwatch.config import commands
 from jetwatch.config.commands import CommandKind, Timeouts, hook
+from jetwatch.config.content import Source
 from jetwatch.config.model import (
     ControlSettings,
     DiskReserve,
@@ -139,7 +140,7 @@ WATCH_KEYS = (
         "check_command",
         CommandKind(commands.CHECK),
         "Asks whether a run is due: exit code 0 due, 1 not due, 75 later, anything else an error. "
-        "Required, unless there is a `schedule`.",
+        "Required, unless there is `content` or a `schedule`.",
         into="check",
     ),
     Key(
@@ -147,6 +148,12 @@ WATCH_KEYS = (
         CommandKind(commands.DOWNLOAD),
         "Puts the content into `{{ download_path }}`, a fresh, empty directory of each run.",
         into="download",
+    ),
+    Key(
+        "content",
+        Source(),
+        "A native content source: its URL, or a mapping with `url` and options. It replaces `download_command`, and "
+        "`check_command` may be left out: a run is due when another revision is there than was applied.",
     ),
     Key(
         "jet_command",
@@ -194,7 +201,7 @@ WATCH_KEYS = (
         RETRY,
         "A failed run is tried again after a random delay; delay n is uniform in "
         "[0, min(max, initial × factor^(n−1))), at least 1 s. A mapping (or `on`) turns it on.",
-        default_text="`off`",
+        default_text="`off`; with `content` `on`",
     ),
     Key(
         "reapply",
@@ -218,12 +225,6 @@ WATCH_KEYS = (
         "Bytes kept of each command's output: head and tail, the middle counted.",
         into="keep_bytes",
         record=Command,
-    ),
-    Key(
-        "content",
-        NAME,
-        "A native content source.",
-        refusal="this version has no `content` sources yet; use `download_command` (and `check_command`)",
     ),
     Key(
         "windows",

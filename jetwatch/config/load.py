@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from jetwatch.config import nodes
-from jetwatch.config.commands import Shared, Timeouts, finish
+from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, finish
+from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
-from jetwatch.config.model import Settings, WatchSettings
+from jetwatch.config.model import Retry, Settings, WatchSettings
 from jetwatch.config.nodes import Mapping, Node, Notes
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
 from jetwatch.errors import ConfigError, Problem
@@ -33,6 +34,7 @@ _MERGED = frozenset(
 _SHARED_FIELDS = ("env", "env_file", "cwd", "user", "group", "umask", "nice", "limits")
 _PLAIN_FIELDS = (
     "check_interval_s", "schedule", "timezone", "splay_s", "phase", "reapply_s", "exclusive", "retain", "disk_reserve",
+    "content",
 )  # fmt: skip
 
 
@@ -219,7 +221,7 @@ def _read_watch(name: str, place: Node, mapping: Mapping, found: _Found) -> None
         found.notes.problem(place, f"the watch `{name}` is defined in {first.file}:{first.line} already")
         return
     found.places[f"watches.{name}"] = place
-    commands, secrets = _commands(values, found)
+    commands, secrets = _commands(place, values, found)
     if "play" in commands:
         found.watches[name] = _watch(name, values, commands, secrets)
 
@@ -230,7 +232,15 @@ def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes:
     if not given & {"jet_command", "play_command"}:
         notes.problem(place, "`jet_command` is missing: the command that applies the content")
     if not given & {"check_command", "schedule", "content"}:
-        notes.problem(place, "`check_command` is missing: the command that says whether a run is due (or a `schedule`)")
+        notes.problem(
+            place,
+            "`check_command` is missing: the command that says whether a run is due (or `content`, or a `schedule`)",
+        )
+    if {"content", "download_command"} <= given:
+        notes.problem(
+            mapping.entries["download_command"],
+            "`content` fetches by itself: leave out `download_command`, or `content`",
+        )
     if {"check_interval", "schedule"} <= given:
         notes.problem(mapping.entries["check_interval"], "`check_interval` and `schedule` exclude each other; give one")
     if "schedule" in given and not values.get("splay_s"):
@@ -241,7 +251,9 @@ def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes:
         notes.warning(mapping.entries["timezone"], "`timezone` means nothing without `schedule`")
 
 
-def _commands(values: dict[str, Any], found: _Found) -> tuple[dict[str, Command], dict[str, dict[str, str]]]:
+def _commands(
+    place: Node, values: dict[str, Any], found: _Found
+) -> tuple[dict[str, Command], dict[str, dict[str, str]]]:
     shared = Shared(
         values={name: values[name] for name in _SHARED_FIELDS if name in values},
         timeouts=values.get("timeouts", Timeouts()),
@@ -255,6 +267,10 @@ def _commands(values: dict[str, Any], found: _Found) -> tuple[dict[str, Command]
             commands[name], hidden = finish(values[name], shared, found.notes)
             if hidden:
                 secrets[name] = hidden
+    if values.get("content") is not None:
+        plain, hidden = finish(Draft(place, DOWNLOAD, words=()), shared, found.notes)
+        commands["download"], credentials = fetch_command(values["content"], plain)
+        secrets["download"] = {**hidden, **credentials}
     return commands, secrets
 
 
@@ -270,7 +286,7 @@ def _watch(
         hooks={hook: commands[hook] for hook in HOOKS if hook in commands},
         jitter_s=jitter_s,
         jitter_fraction=jitter_fraction,
-        retry=values.get("retry") or None,
+        retry=values.get("retry", Retry() if "content" in values else None) or None,
         user=values.get("user"),
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},

@@ -16,11 +16,11 @@ def weigh(state: WatchState, question: Question, look: Look | ContentError, chec
     """The answer that a look gives. `checked` is that of the check command, None where there is none."""
     if isinstance(look, ContentError):
         return _failed(look)
-    if not look.settled:
-        return Answer(CheckResult.LATER, "settling", revision=look.revision)
     values = {**(checked.values if checked else {}), "revision": look.revision}
     if checked is None and look.revision == state.applied_revision and not question.forced:
         return Answer(CheckResult.NOT_DUE, revision=look.revision, values=values)
+    if not look.settled:
+        return Answer(CheckResult.LATER, "settling", revision=look.revision)
     if _waits_for_retry(state, question, look):
         return Answer(CheckResult.LATER, "retry_planned", revision=look.revision, values=values)
     return Answer(CheckResult.DUE, revision=look.revision, values=values)

@@ -343,7 +343,6 @@ VALUES = [
     ("on_ok: 'echo \"x'", "never closed"),
     ("download_command: echo {{ outcome }}", "not known yet"),
     ("play_command: /bin/false", "same key"),
-    ("content: s3://bucket/x", "download_command"),
     ("windows: [{days: mon}]", "this version has no"),
     ("metrics: {}", "this version has no"),
     ("stop: now", "`detach`"),

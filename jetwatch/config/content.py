@@ -1,0 +1,179 @@
+"""`content`: a URL, or a mapping with `url` and options → `Content`, and the command that fetches it.
+
+An option that the URL's kind has no use for is a problem, not a silence. Credentials are secrets: they stand in no
+repr, no command and no journal, and reach the fetch through its environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from jetwatch import locator
+from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
+from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Size, Text
+from jetwatch.config.tables import Key, Table, object_schema, read_keys
+from jetwatch.config.times import Duration
+from jetwatch.records import Command, Content, ContentKind, Limits
+
+SECRETS = ("access_key_id", "secret_access_key", "session_token", "username", "password", "bearer_token")
+OPTIONS_VARIABLE = "JETWATCH_CONTENT_OPTIONS"
+SECRETS_VARIABLE = "JETWATCH_CONTENT_SECRETS"
+_HIDDEN = "***"
+
+_S3 = frozenset({ContentKind.BUCKET, ContentKind.OBJECT})
+_PATHS = frozenset({ContentKind.DIRECTORY, ContentKind.FILE})
+_LISTED = frozenset({ContentKind.BUCKET, ContentKind.DIRECTORY})
+_HTTP = frozenset({ContentKind.HTTP})
+_GIT = frozenset({ContentKind.GIT})
+_ALL = frozenset(ContentKind)
+
+_USED_BY = {
+    "marker": _LISTED,
+    "settle": _LISTED,
+    "checksum": _PATHS,
+    "sha256": _HTTP | {ContentKind.OBJECT, ContentKind.FILE},
+    "endpoint": _S3,
+    "region": _S3,
+    "path_style": _S3,
+    "anonymous": _S3,
+    "profile": _S3,
+    "access_key_id": _S3,
+    "secret_access_key": _S3,
+    "session_token": _S3,
+    "ca_file": _S3 | _HTTP | _GIT,
+    "username": _HTTP | _GIT,
+    "password": _HTTP | _GIT,
+    "bearer_token": _HTTP | _GIT,
+    "submodules": _GIT,
+    "allowed_signers": _GIT,
+    "ssh_key": _GIT,
+    "known_hosts": _GIT,
+    "limits": _ALL,
+}
+
+LIMITS = Table(
+    (
+        Key("bytes", Size(), "Bytes in all.", into="total_bytes", record=Limits),
+        Key("entries", Integer(1, 100_000_000), "Files and directories.", record=Limits),
+        Key("depth", Integer(1, 1000), "Directories inside each other.", record=Limits),
+    ),
+    Limits,
+)
+
+_TEXT = Text("text")
+KEYS = (
+    Key("url", _TEXT, "Where the content is. Required."),
+    Key("marker", _TEXT, "A key (or file) that the publisher writes last: it alone is looked at.", record=Content),
+    Key("settle", Duration(), "How long a new listing must stay the same.", into="settle_s", record=Content),
+    Key("checksum", Boolean(), "Look at bytes, not at sizes and times.", record=Content),
+    Key("sha256", Text("64 hexadecimal digits", r"[0-9a-f]{64}"), "The archive's digest.", record=Content),
+    Key("endpoint", _TEXT, "The server of an S3 that is not Amazon's.", record=Content),
+    Key("region", _TEXT, "The bucket's region.", record=Content),
+    Key("path_style", Boolean(), "The bucket stands in the path, not in the host's name.", record=Content),
+    Key("anonymous", Boolean(), "Send no credentials.", record=Content),
+    Key("profile", _TEXT, "A profile of the AWS configuration (needs the extra `s3`).", record=Content),
+    Key("ca_file", Location(), "Certificates that are trusted instead of the system's.", record=Content),
+    Key("submodules", Boolean(), "Fetch submodules too.", record=Content),
+    Key("allowed_signers", Location(), "Commits must be signed by one of these (ssh-keygen(1)).", record=Content),
+    Key("ssh_key", Location(), "The private key for git over ssh.", record=Content),
+    Key("known_hosts", Location(), "The host keys for git over ssh.", record=Content),
+    Key("limits", LIMITS, "What a fetch may cost.", record=Content),
+    *(Key(name, _TEXT, "A credential; better in `env_file`.") for name in SECRETS),
+)
+"""The options of a content source."""
+
+
+@dataclass(frozen=True)
+class Source(Kind):
+    """A content source."""
+
+    what = "a URL, or a mapping with `url` and options"
+
+    def read(self, node: Node, notes: Notes) -> Content | None:
+        """The source, its options known to fit its kind."""
+        if isinstance(node, Scalar):
+            return self._content(node, node.text, {}, notes)
+        if not isinstance(node, Mapping):
+            notes.expected(node, self.what)
+            return None
+        values = read_keys(node, KEYS, notes)
+        url = values.pop("url", None)
+        if url is None:
+            notes.problem(node, "`url` is missing: where the content is")
+            return None
+        content = self._content(node.entries["url"], url, values, notes)
+        if content is not None:
+            _refuse_unused(node, content.kind, notes)
+        return content
+
+    def _content(self, node: Node, url: str, values: dict[str, Any], notes: Notes) -> Content | None:
+        try:
+            found = locator.parse(url)
+        except ValueError as error:
+            notes.problem(node, str(error))
+            return None
+        if found.kind is ContentKind.HTTP and found.url.startswith("http:") and "sha256" not in values:
+            notes.problem(node, "http:// is not protected on its way: use https://, or give the archive's `sha256`")
+            return None
+        secrets = {**found.secrets, **{name: values.pop(name) for name in SECRETS if name in values}}
+        paths = {
+            name: str(values[name]) for name in ("ca_file", "allowed_signers", "ssh_key", "known_hosts") & values.keys()
+        }
+        return Content(
+            url=found.url, kind=found.kind, ref=found.ref, subdir=found.subdir, secrets=secrets, **{**values, **paths}
+        )
+
+    def show(self, value: Content) -> dict[str, Any]:
+        """The options that are not as they would be, secrets hidden."""
+        held = {key.name: getattr(value, key.field, None) for key in KEYS}
+        defaults = {key.name: key.default for key in KEYS}
+        options = {name: entry for name, entry in held.items() if entry != defaults[name]}
+        shown = {key.name: key.kind.show(options[key.name]) for key in KEYS if key.name in options}
+        return {**shown, "url": full_url(value), **dict.fromkeys(value.secrets, _HIDDEN)}
+
+    def schema(self) -> dict[str, Any]:
+        """Both forms."""
+        table = object_schema(KEYS) | {"required": ["url"]}
+        return {"anyOf": [{"type": "string"}, table]}
+
+
+def _refuse_unused(node: Mapping, kind: ContentKind, notes: Notes) -> None:
+    for name, option in node.entries.items():
+        if name in _USED_BY and kind not in _USED_BY[name]:
+            notes.problem(option, f"a source of this kind ({kind.value}) has no use for `{name}`")
+
+
+def full_url(content: Content) -> str:
+    """The URL as it was written, without user info."""
+    ref = f"@{content.ref}" if content.ref else ""
+    subdir = f"#{content.subdir}" if content.subdir else ""
+    return f"{content.url}{ref}{subdir}"
+
+
+def fetch_command(content: Content, template: Command) -> tuple[Command, dict[str, str]]:
+    """The download step of a watch with this content, and the secret part of its environment."""
+    options = {
+        field.name: getattr(content, field.name)
+        for field in dataclasses.fields(content)
+        if field.name not in ("url", "kind", "ref", "subdir", "secrets", "limits")
+        and getattr(content, field.name) != field.default
+    }
+    if content.limits != Limits():
+        options["limits"] = dataclasses.asdict(content.limits)
+    words = (
+        sys.executable,
+        "-m",
+        "jetwatch",
+        "fetch",
+        full_url(content),
+        "{{ download_path }}",
+        "--revision={{ revision }}",
+        "--cache={{ state_dir }}/cache/{{ watch }}",
+    )
+    env = {**template.env, OPTIONS_VARIABLE: json.dumps(options)}
+    secrets = {SECRETS_VARIABLE: json.dumps(dict(content.secrets))} if content.secrets else {}
+    return dataclasses.replace(template, words=words, shell=None, env=env), secrets

@@ -1,0 +1,92 @@
+"""`content` in watch.yml: both forms, options by kind, the fetch that comes of it, secrets apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jetwatch.config.effective import as_text
+from jetwatch.config.load import load
+from jetwatch.config.model import Retry, WatchSettings
+from jetwatch.errors import ConfigError
+from jetwatch.records import ContentKind, Limits
+
+
+def watch_of(tmp_path: Path, text: str) -> WatchSettings:
+    """The one watch of this text."""
+    (tmp_path / "web.yml").write_text(text)
+    settings, _ = load(tmp_path / "web.yml")
+    return settings.watches["web"]
+
+
+def problems_of(tmp_path: Path, text: str) -> str:
+    """What is wrong with it."""
+    with pytest.raises(ConfigError) as caught:
+        watch_of(tmp_path, text)
+    return str(caught.value)
+
+
+def test_a_url_alone_is_a_source(tmp_path: Path) -> None:
+    """No check, no download command; a failed run is tried again."""
+    watch = watch_of(tmp_path, "content: s3://bucket/site/\njet_command: 'true'\n")
+    assert watch.content is not None
+    assert (watch.content.kind, watch.content.url) == (ContentKind.BUCKET, "s3://bucket/site/")
+    assert watch.check is None
+    assert watch.retry == Retry()
+    assert watch.download is not None
+    assert watch.download.words is not None
+    assert watch.download.words[1:6] == ("-m", "jetwatch", "fetch", "s3://bucket/site/", "{{ download_path }}")
+
+
+def test_retry_off_stays_off(tmp_path: Path) -> None:
+    """Who says so has the seed's way: the next check decides."""
+    assert watch_of(tmp_path, "content: file:///srv\njet_command: 'true'\nretry: off\n").retry is None
+
+
+def test_options_reach_the_fetch_and_credentials_only_its_environment(tmp_path: Path) -> None:
+    """What is secret stands in no command, no repr, and no effective configuration."""
+    text = (
+        "content:\n  url: git+https://me:canary@host/repo@main#web\n  ca_file: ca.pem\n"
+        "  limits: {bytes: 1 MiB, entries: 10}\njet_command: 'true'\nuser: nobody\n"
+    )
+    watch = watch_of(tmp_path, text)
+    assert watch.content is not None
+    assert watch.download is not None
+    assert watch.content.limits == Limits(total_bytes=1024**2, entries=10)
+    options = json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])
+    assert options["ca_file"] == str(tmp_path / "ca.pem")
+    assert json.loads(watch.secrets["download"]["JETWATCH_CONTENT_SECRETS"]) == {"username": "me", "password": "canary"}
+    assert watch.download.user == "nobody"
+    settings, _ = load(tmp_path / "web.yml")
+    assert "canary" not in repr(settings) + as_text(settings)
+
+
+def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
+    """What check-config prints says the same."""
+    watch = watch_of(tmp_path, "content: {url: file:///srv, checksum: true, settle: 1}\njet_command: 'true'\n")
+    (tmp_path / "again.yml").write_text(as_text(load(tmp_path / "web.yml")[0]))
+    again = load(tmp_path / "again.yml")[0].watches["web"]
+    assert again.content == watch.content
+    assert again.download == watch.download
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("content: ftp://host/x", "expected s3://"),
+        ("content: {marker: x}", "`url` is missing"),
+        ("content: {url: 'https://host/x.tar', marker: x}", "no use for `marker`"),
+        ("content: {url: file:///x, endpoint: y}", "no use for `endpoint`"),
+        ("content: {url: s3://b/, markr: x}", "markr"),
+        ("content: {url: 'http://host/x.tar'}", "not protected"),
+        ("content: [s3://b/]", "a URL, or a mapping"),
+        ("content: s3://b/\ndownload_command: 'true'", "leave out"),
+    ],
+)
+def test_what_does_not_fit_is_a_problem_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    """Each with file, line and path."""
+    said = problems_of(tmp_path, f"{text}\njet_command: 'true'\n")
+    assert sentence in said
+    assert "web.yml:" in said
