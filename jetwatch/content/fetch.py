@@ -1,0 +1,197 @@
+"""What `jetp fetch` and the download step of a run do: a source opened by its kind, looked at, and fetched whole.
+
+The rule: an empty directory becomes full at once or stays empty. What may pass is tried again here, with full jitter
+and within the deadline; what needs a person is said at once. A source's library is loaded when the source is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jetwatch.content.publish import Target
+from jetwatch.content.source import (
+    Content,
+    ContentKind,
+    ContentMoved,
+    ContentRetry,
+    ContentStalled,
+    ContentWait,
+    Fetched,
+    Look,
+    Progress,
+    Source,
+)
+
+DEADLINE_S = 1800.0
+LOOK_S = 60.0
+TRIES = 6
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where a kind is built, and the library that an extra brings for it."""
+
+    module: str
+    name: str
+    library: str = ""
+    extra: str = ""
+
+
+_BUCKET = _Room("jetwatch.content.bucket", "BucketSource", "obstore", "s3")
+_ROOMS = {
+    ContentKind.BUCKET: _BUCKET,
+    ContentKind.OBJECT: _BUCKET,
+    ContentKind.GIT: _Room("jetwatch.content.git", "GitSource"),
+    ContentKind.HTTP: _Room("jetwatch.content.http", "HttpSource", "urllib3", "http"),
+    ContentKind.DIRECTORY: _Room("jetwatch.content.directory", "DirectorySource"),
+    ContentKind.FILE: _Room("jetwatch.content.directory", "FileSource"),
+}
+
+
+class Clock:
+    """Time and chance of a fetch."""
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance or random.Random()  # noqa: S311 - jitter is no secret
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+    def jitter(self, most_s: float) -> float:
+        """Uniform in [0, `most_s`)."""
+        return self._chance.uniform(0.0, most_s)
+
+
+def open_source(content: Content, applied: str = "") -> Source:
+    """The source of this content. `applied`: the revision that the machine has, for sources that must descend from it.
+
+    Raises ContentStalled where its library is not installed, with the command that installs it.
+    """
+    room = _ROOMS[content.kind]
+    if room.library and importlib.util.find_spec(room.library) is None:
+        raise ContentStalled(
+            f"{content.url}: this kind of source needs {room.library}, which is not installed: "
+            f"pip install 'jetwatch[{room.extra}]'"
+        )
+    build: Callable[..., Source] = getattr(importlib.import_module(room.module), room.name)
+    return build(content, applied) if content.kind is ContentKind.GIT else build(content)
+
+
+def look(content: Content, known: Look | None = None, deadline_s: float = LOOK_S) -> Look:
+    """Look once at what is there now. Raises ContentError within the deadline; a path may block for ever."""
+    return open_source(content).look(known, deadline_s)
+
+
+def fetch(
+    content: Content,
+    target: Path,
+    *,
+    revision: str | None,
+    cache: Path | None,
+    progress: Progress,
+    deadline_s: float = DEADLINE_S,
+    applied: str = "",
+    clock: Clock | None = None,
+) -> Fetched:
+    """Put `revision` (None: what is there now) into the empty directory `target`, which is made if it is missing.
+
+    Raises ContentError; then `target` is as it was. With a revision, another one being there is ContentMoved at once.
+    """
+    clock = clock or Clock()
+    attempt = _Fetch(
+        content=content,
+        revision=revision,
+        cache=cache,
+        progress=progress,
+        applied=applied,
+        clock=clock,
+        deadline_s=deadline_s,
+        end_s=clock.now_s() + deadline_s,
+    )
+    place = Target(target)
+    try:
+        return attempt.run(place)
+    except BaseException:
+        place.withdraw()
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetch:
+    """One fetch and its tries."""
+
+    content: Content
+    revision: str | None
+    cache: Path | None
+    progress: Progress
+    applied: str
+    clock: Clock
+    deadline_s: float
+    end_s: float
+
+    def run(self, place: Target) -> Fetched:
+        """Try until it is there, or until it is clear that it will not be."""
+        source = open_source(self.content, self.applied)
+        requests = 0
+        for number in range(1, TRIES + 1):
+            try:
+                with place.staged() as staging:
+                    revision, requests = self._settled(source, requests)
+                    fetched = source.fetch(revision, staging, self.cache, self._watched)
+                return replace(fetched, requests=fetched.requests + requests)
+            except ContentRetry as error:
+                if number == TRIES or (self.revision is not None and isinstance(error, ContentMoved)):
+                    raise
+                self._wait(error, number)
+        raise AssertionError("the last try returns or raises")
+
+    def _settled(self, source: Source, requests: int) -> tuple[str, int]:
+        """The revision to fetch, and the requests so far. A listing counts when it stays the same for a while."""
+        if self.revision is not None:
+            return self.revision, requests
+        seen: Look | None = None
+        while True:
+            found = source.look(seen, min(LOOK_S, self._left_s()))
+            requests += found.requests
+            if found.settled or (seen is not None and seen.revision == found.revision):
+                return found.revision, requests
+            seen = found
+            if self.content.settle_s >= self._left_s():
+                raise ContentRetry(f"{self.content.url}: it was still changing when {self.deadline_s:g} s were over")
+            self.clock.pause(self.content.settle_s)
+
+    def _wait(self, error: ContentRetry, number: int) -> None:
+        """Wait before the next try, or raise the error if there is no time for one."""
+        pause_s = self.clock.jitter(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**number))
+        if isinstance(error, ContentWait):
+            pause_s += error.after_s
+        if pause_s >= self._remaining_s():
+            raise error
+        self.clock.pause(pause_s)
+
+    def _watched(self, done: int, total: int | None) -> None:
+        """Pass progress on; past the deadline this ends the fetch, wherever it is."""
+        self._left_s()
+        self.progress(done, total)
+
+    def _left_s(self) -> float:
+        left_s = self._remaining_s()
+        if left_s <= 0:
+            raise ContentRetry(f"{self.content.url}: not done within {self.deadline_s:g} s")
+        return left_s
+
+    def _remaining_s(self) -> float:
+        return self.end_s - self.clock.now_s()
