@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS_VARIABLE, Source
+from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, SECRETS_VARIABLE, Source
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.times import duration_s
 from jetwatch.content import fetch as fetching
@@ -26,6 +27,7 @@ from jetwatch.errors import UsageError
 from jetwatch.telemetry.plain import size
 
 _HALF_AN_HOUR = "30m"
+_BETWEEN_LINES_S = 10.0
 
 
 @click.command("fetch")
@@ -55,6 +57,7 @@ def fetch(
     jetp fetch git+https://host/repo.git@main#web ./web
     jetp fetch --look https://host/site.tar.zst
     """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that nothing half-done stays
     content = _content(url, options)
     if look:
         _say_look(fetching.look(content), as_json)
@@ -67,7 +70,7 @@ def fetch(
             content,
             directory.absolute(),
             revision=revision,
-            cache=cache,
+            cache=_usable(cache),
             progress=progress,
             deadline_s=_seconds(deadline),
             applied=os.environ.get("JETWATCH_APPLIED_REVISION", ""),
@@ -78,29 +81,41 @@ def fetch(
 
 def _content(url: str, options: tuple[str, ...]) -> Content:
     """From the command line, with what the environment says beneath it."""
-    notes = Notes()
-    entries: dict[str, Node] = {"url": Scalar("jetp fetch", 1, "url", 1, url)}
+    given = _from_environment(OPTIONS_VARIABLE)
+    entries: dict[str, Node] = {"url": _scalar("url", url)}
+    if isinstance(digest := given.get("sha256"), str):
+        entries["sha256"] = _scalar("sha256", digest)  # with it http:// will do
     for option in options:
         name, equals, value = option.partition("=")
+        if name in SECRETS:
+            raise UsageError(f"--option {name}=…: everybody can read a command line; put it into {SECRETS_VARIABLE}")
         if not equals:
             raise UsageError(f"--option {option}: expected KEY=VALUE")
-        entries[name] = Scalar("jetp fetch", 1, name, 1, value)
+        entries[name] = _scalar(name, value)
+    notes = Notes()
     content = Source().read(Mapping("jetp fetch", 1, "", 1, entries, dict.fromkeys(entries, 1)), notes)
     problems = notes.problems
     if problems or content is None:
         raise UsageError("\n".join(f"{problem.path}: {problem.message}" for problem in problems) or "not a source")
-    given = _from_environment(OPTIONS_VARIABLE)
-    if isinstance(limits := given.pop("limits", None), dict):
-        given["limits"] = Limits(**limits)
     secrets = {name: str(value) for name, value in _from_environment(SECRETS_VARIABLE).items()}
-    return replace(content, **given, secrets={**content.secrets, **secrets})
+    try:
+        if isinstance(limits := given.get("limits"), dict):
+            given["limits"] = Limits(**limits)
+        return replace(content, **given, secrets={**content.secrets, **secrets})
+    except TypeError as error:
+        raise UsageError(f"{OPTIONS_VARIABLE}: {error}") from None
+
+
+def _scalar(name: str, text: str) -> Scalar:
+    return Scalar("jetp fetch", 1, name, 1, text)
 
 
 def _from_environment(name: str) -> dict[str, Any]:
+    """A JSON object from the environment, which no child of this process needs any more."""
     try:
-        found = json.loads(os.environ.get(name) or "{}")
+        found = json.loads(os.environ.pop(name, "") or "{}")
     except ValueError:
-        raise UsageError(f"{name}: expected a JSON object") from None
+        found = None
     if not isinstance(found, dict):
         raise UsageError(f"{name}: expected a JSON object")
     return found
@@ -111,6 +126,18 @@ def _seconds(text: str) -> float:
         return duration_s(text)
     except ValueError as error:
         raise UsageError(f"--deadline: {error}") from None
+
+
+def _usable(cache: Path | None) -> Path | None:
+    """The cache's directory, made if it is missing; None, and a word about it, where it cannot be."""
+    if cache is None:
+        return None
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"jetp: {cache}: {os.strerror(error.errno or 0)}; going on without a cache", file=sys.stderr)
+        return None
+    return cache
 
 
 def _say_look(look: Look, as_json: bool) -> None:
@@ -126,9 +153,8 @@ def _say_fetched(fetched: Fetched, directory: Path, seconds: float, as_json: boo
         print(json.dumps({**asdict(fetched), "duration_s": round(seconds, 3)}))
         return
     reused = f", {size(fetched.reused_bytes)} of it reused" if fetched.reused_bytes else ""
-    print(
-        f"{directory}: {fetched.files} file{'s' * (fetched.files != 1)}, {size(fetched.total_bytes)}{reused}, in {seconds:.1f} s"
-    )
+    files = f"{fetched.files} file{'s' * (fetched.files != 1)}"
+    print(f"{directory}: {files}, {size(fetched.total_bytes)}{reused}, in {seconds:.1f} s")
     print(f"revision {fetched.revision}")
 
 
@@ -142,9 +168,12 @@ def _write_outputs(**outputs: str) -> None:
 
 @contextmanager
 def _progress(directory: Path, *, quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    """A bar on a terminal; elsewhere a line now and then, for who reads the output of a step that takes long."""
+    if quiet:
         yield lambda _done, _total: None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(directory)
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
@@ -154,3 +183,19 @@ def _progress(directory: Path, *, quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(directory.name or str(directory), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """Progress as plain lines, the first one after a while."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._told_s = time.monotonic()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Say how far it is, if that was not said lately."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= _BETWEEN_LINES_S:
+            self._told_s = now_s
+            of = f" of {size(total)}" if total is not None else ""
+            print(f"{self._directory}: {size(done)}{of}", file=sys.stderr, flush=True)

@@ -116,8 +116,10 @@ def look_until_settled(looks: Looks, settings: WatchSettings, state: WatchState,
     content = settings.content
     try:
         first = looks.look(settings, state.look, cancel_fd)
-        if content is None or first.settled or first.revision == state.applied_revision:
+        if content is None or first.settled:
             return first
+        if first.revision == state.applied_revision:
+            return replace(first, settled=True)  # it was complete when it was applied
         if select.select([cancel_fd], [], [], content.settle_s)[0]:
             return first
         second = looks.look(settings, first, cancel_fd)

@@ -113,7 +113,7 @@ class NoContent:
 class EngineInTime:
     """One engine in a thread of its own, over a state directory that outlives it."""
 
-    def __init__(self, top: Path, config: str, clock: MovedClock, looks: Looks | None = None) -> None:
+    def __init__(self, top: Path, config: str, clock: MovedClock, looks: Callable[..., Looks] | None = None) -> None:
         self.clock = clock
         self.lines: list[Told] = []
         self.top = top
@@ -133,7 +133,7 @@ class EngineInTime:
             clock=clock,
             journal=self.journal,
             commands=commands,
-            looks=looks or NoContent(),
+            looks=looks(commands, clock.new_id) if looks else NoContent(),
             layout=self.layout,
             host=Host("box", str(self.layout.root)),
             tell=self.lines.append,
