@@ -89,22 +89,26 @@ def start(program: Path, directory: Path, spec: CommandSpec) -> ProcessId | None
     (`no_supervisor`) when it cannot be started at all; then nothing ran.
     """
     try:
-        lock_fd = os.open(directory / "lock", _LOCK_FLAGS, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            finished = _run(program, directory, spec, lock_fd)
-        finally:
-            os.close(lock_fd)
-    except subprocess.TimeoutExpired as error:
-        if _is_held(directory):
-            return None  # only its first process was ended: the one that it had forked goes on
-        raise CommandNotStarted("no_supervisor", f"the supervisor could not be started: {error}") from error
-    except OSError as error:
-        raise CommandNotStarted("no_supervisor", f"the supervisor could not be started: {error}") from error
-    if finished.returncode != 0:
+        finished = _run_locked(program, directory, spec)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failure = f"the supervisor could not be started: {error}"
+    else:
+        if finished.returncode == 0:
+            return _identify(directory, int(finished.stdout))
         said = finished.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason given"]
-        raise CommandNotStarted("no_supervisor", f"the supervisor could not start: {said[0]}")
-    return _identify(directory, int(finished.stdout))
+        failure = f"the supervisor could not start: {said[0]}"
+    if _is_held(directory):
+        return None  # only its first process failed: the one that it had forked goes on
+    raise CommandNotStarted("no_supervisor", failure)
+
+
+def _run_locked(program: Path, directory: Path, spec: CommandSpec) -> subprocess.CompletedProcess[bytes]:
+    lock_fd = os.open(directory / "lock", _LOCK_FLAGS, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _run(program, directory, spec, lock_fd)
+    finally:
+        os.close(lock_fd)
 
 
 def _run(program: Path, directory: Path, spec: CommandSpec, lock_fd: int) -> subprocess.CompletedProcess[bytes]:
@@ -132,7 +136,10 @@ def _identify(directory: Path, pid: int) -> ProcessId | None:
 
 
 def _is_held(directory: Path) -> bool:
-    lock_fd = _take_lock(directory)
+    try:
+        lock_fd = _take_lock(directory)
+    except OSError:
+        return False
     if lock_fd is not None:
         os.close(lock_fd)
     return lock_fd is None

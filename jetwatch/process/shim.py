@@ -157,14 +157,14 @@ def _write_atomically(path: str, data: bytes) -> None:
     """Whole or not there. Not fsynced: what it says counts within this boot only."""
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _write_whole(fd, data)
+        _expect_whole(os.write(fd, data), data)
     finally:
         os.close(fd)
     os.rename(f"{path}.new", path)
 
 
-def _write_whole(fd: int, data: bytes) -> None:
-    if os.pwrite(fd, data, 0) < len(data):
+def _expect_whole(written: int, data: bytes) -> None:
+    if written < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a short write to a file means nothing else
 
 
@@ -173,7 +173,7 @@ def _write_result(directory: str, fd: int, document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
     while True:
         try:
-            _write_whole(fd, data)
+            _expect_whole(os.pwrite(fd, data, 0), data)
             os.ftruncate(fd, len(data))
             os.fsync(fd)
             os.rename(f"{directory}/exit.json.new", f"{directory}/exit.json")
