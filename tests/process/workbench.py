@@ -268,12 +268,13 @@ class Workbench:
             for process in tree.everything().values()
             if process.pid != os.getpid()
             and not process.is_dead
-            and (tree.is_marked(process.pid, mark) or below in _command_line(process.pid))
+            and (tree.is_marked(process.pid, mark) or below in command_line(process.pid))
         ]
         return sorted({*marked, *self.survivors()})
 
 
-def _command_line(pid: int) -> bytes:
+def command_line(pid: int) -> bytes:
+    """The words of a process, each ended by NUL; nothing when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
