@@ -73,7 +73,7 @@ def fetch(
             cache=_usable(cache),
             progress=progress,
             deadline_s=_seconds(deadline),
-            applied=os.environ.get("JETWATCH_APPLIED_REVISION", ""),
+            applied=_applied(),
         )
     _write_outputs(revision=fetched.revision)
     _say_fetched(fetched, directory, time.monotonic() - began, as_json)
@@ -126,6 +126,11 @@ def _seconds(text: str) -> float:
         return duration_s(text)
     except ValueError as error:
         raise UsageError(f"--deadline: {error}") from None
+
+
+def _applied() -> str:
+    """What a signed revision has to descend from. A failed run does not open the way back: the last good one counts."""
+    return os.environ.get("JETWATCH_APPLIED_REVISION") or os.environ.get("JETWATCH_LAST_OK_REVISION", "")
 
 
 def _usable(cache: Path | None) -> Path | None:
