@@ -217,13 +217,8 @@ class FileSource:
             size = os.fstat(file.fileno()).st_size
             if content.sha256 is not None and _file_digest(file) != content.sha256:
                 raise ContentStalled(f"{self._path}: its sha256 is not {content.sha256}")
-            extracted = extract(
-                file,
-                staging,
-                name=str(self._path),
-                limits=content.limits,
-                check=lambda: progress(min(file.tell(), size), size),
-            )
+            check = _Furthest(file, size, progress)
+            extracted = extract(file, staging, name=str(self._path), limits=content.limits, check=check)
             if self._revision(file) != revision:
                 raise self._moved()
         return Fetched(revision, extracted.files, extracted.total_bytes)
@@ -249,6 +244,21 @@ class FileSource:
 
     def _moved(self) -> ContentMoved:
         return ContentMoved(f"{self._path}: there is another revision by now")
+
+
+class _Furthest:
+    """Progress by how far a file was read; a zip is not read from front to back."""
+
+    def __init__(self, file: BufferedReader, size: int, progress: Progress) -> None:
+        self._file = file
+        self._size = size
+        self._progress = progress
+        self._done = 0
+
+    def __call__(self) -> None:
+        """Tell it."""
+        self._done = max(self._done, min(self._file.tell(), self._size))
+        self._progress(self._done, self._size)
 
 
 def _copied(source: int, target: int, size: int) -> Iterator[int]:
