@@ -65,9 +65,9 @@ class Delivery:
         if self.owed:
             self.owed[0] = replace(self.owed[0], not_before=None)
 
-    def advance(self, *, may_start: bool) -> None:
-        """Do all that can be done now. `may_start` false: no further try is begun."""
-        while self.owed and not self.supervision.busy and self._act(self.owed[0], may_start):
+    def advance(self, *, may_start: bool, may_go_on: bool = True) -> None:
+        """Do all that can be done now. `may_start` false: no further try is begun; `may_go_on` false: none goes on."""
+        while self.owed and not self.supervision.busy and self._act(self.owed[0], may_start, may_go_on):
             pass
 
     def wake_us(self) -> int | None:
@@ -79,13 +79,15 @@ class Delivery:
             return self._runtime.boot_us(head.not_before)
         return self.supervision.wake_us
 
-    def _act(self, entry: OutboxEntry, may_start: bool) -> bool:
+    def _act(self, entry: OutboxEntry, may_start: bool, may_go_on: bool) -> bool:
         evidence = self._look(entry) if entry.in_flight else None
         match outbox.decide_hook(entry, evidence, self._runtime.clock.now()):
             case outbox.Deliver():
                 return may_start and self._deliver(entry)
             case outbox.Await():
                 if entry.in_flight and evidence is not None:
+                    if not may_go_on:
+                        self.supervision.stop(self._directory(entry), delivery_id(entry))
                     self.supervision.wait(self._directory(entry), delivery_id(entry), evidence, entry.command)
                 return False
             case outbox.Conclude(result):

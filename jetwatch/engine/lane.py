@@ -198,7 +198,7 @@ class Lane:
         stopping = self._house.stopping
         if self.walk is not None:
             self.walk.advance(may_start=stopping != "detach")
-        self.delivery.advance(may_start=self._may_deliver(stopping))
+        self.delivery.advance(may_start=self._may_deliver(stopping), may_go_on=stopping != "cancel")
         if stopping is None and self.settings is not None:
             self._begin(self.settings)
         self._tell_blocked()

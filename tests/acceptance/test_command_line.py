@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import JETP, PATIENCE_S, AgentProcess, Site, is_alive, until
+from agent_process import JETP, MAY_UNSHARE, PATIENCE_S, AgentProcess, Site, is_alive, until
 
 COMMANDS = (
     *("watch", "check-config", "schema", "status", "runs", "show", "logs", "why"),
@@ -164,6 +164,30 @@ def test_a_second_agent_leaves_with_75_and_names_the_first(site: Site) -> None:
     assert second.lines == []
     assert first.is_running
     assert site.data("status")["agent"]["pid"] == first.pid
+
+
+@pytest.mark.skipif(not MAY_UNSHARE, reason="only root can mount in a namespace of its own")
+def test_root_keeps_its_state_and_its_socket_in_the_usual_places(site: Site) -> None:
+    """/var/lib/jetwatch and /run/jetwatch, both private to root."""
+    site.configure({"check_command": "true", "jet_command": {"shell": f"ls -ld /run/jetwatch/* > {site.root}/seen"}})
+    enter = 'for each in /var/lib /run; do mount -t tmpfs none $each || exit 9; done; "$@" || exit $?; '
+    look = f"stat -c '%a %F %n' /var/lib/jetwatch /var/lib/jetwatch/journal.db /run/jetwatch > {site.root}/places"
+    command = [JETP, "watch", "--watch-config", site.config, "--once"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", enter + look, "sh", *command],
+        env={**site.environ, "XDG_STATE_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert site.read_lines("places") == [
+        "700 directory /var/lib/jetwatch",
+        "600 regular file /var/lib/jetwatch/journal.db",
+        "700 directory /run/jetwatch",
+    ]
+    assert site.read("seen").startswith("srw-------")
 
 
 # -- reading, with an agent and after it
@@ -353,6 +377,23 @@ def test_a_caller_that_waits_is_told_when_the_agent_stops(site: Site) -> None:
         agent.wait_for("step_started", step="play")
         agent.stop()
         assert child.wait(PATIENCE_S) != 0
+
+
+def test_a_caller_that_waits_is_told_when_its_watch_is_removed(site: Site) -> None:
+    """`trigger --wait` does not hang on a watch that a new configuration took away."""
+    gate = site.gate()
+    one = {"one": {"jet_command": site.shell(gate.text)}}
+    config = {"max_runs": 1, "defaults": QUIET, "watches": {**one, "two": {}}}
+    agent = site.start(config, "--no-splay", "--log-level", "debug")
+    agent.wait_for("check_finished", watch="two")
+    site.jetp("trigger", "one", "--force")
+    agent.wait_for("step_started", watch="one", step="play")
+    with beside(site, "trigger", "two", "--force", "--wait") as child:
+        until(lambda: site.standing("two")["waiting_for"] == ["max_runs"])
+        site.configure({**config, "watches": one})
+        agent.send(signal.SIGHUP)
+        agent.wait_for("config_reloaded")
+        assert child.wait(PATIENCE_S) == 1
 
 
 # -- cancel, clear, suspend, resume

@@ -175,6 +175,13 @@ def fresh_supervisor(site: Site, agent: AgentProcess) -> tuple[int, Path]:
     raise AssertionError(f"no supervisor was caught at its start:\n{agent.story()}")
 
 
+def has_its_spec(agent: AgentProcess, supervisor: int) -> bool:
+    """Whether the agent has written all that this supervisor reads, and closed its end of the pipe."""
+    pipe = Path(f"/proc/{supervisor}/fd/0").readlink()
+    held = Path(f"/proc/{agent.pid}/fd").iterdir()
+    return pipe not in {each.readlink() for each in held if each.is_symlink()}
+
+
 def children(pid: int) -> list[int]:
     """What a process started and has not waited for."""
     found = []
@@ -224,6 +231,7 @@ def test_an_agent_adopts_a_supervisor_that_has_not_run_its_first_instruction(sit
     """The agent dies in the instant after the spawn: the next one waits for that supervisor and starts none."""
     first = site.ready(steady_plays(site), "--no-splay")
     supervisor, directory = fresh_supervisor(site, first)
+    until(lambda: has_its_spec(first, supervisor))
     first.kill9()
     run = directory.parent.name
     second = site.ready(None, "--no-splay")
@@ -374,6 +382,60 @@ def test_once_finishes_open_runs_first(site: Site) -> None:
     assert second.wait() == 1
     events = [(line["event"], line.get("result")) for line in second.lines]
     assert events.index(("run_finished", None)) < events.index(("check_finished", "not_due"))
+
+
+def test_a_hook_does_not_hold_up_a_stop_that_cancels(site: Site) -> None:
+    """A hook that hangs is ended with the steps; its try has failed, and the next agent tells it again."""
+    hook = site.shell('echo "$JETWATCH_DELIVERY" >> tries; [ "$JETWATCH_DELIVERY" = 2 ] || sleep 1000; :')
+    config = {"check_command": site.check(0), "jet_command": site.shell("echo 1 > answer"), "on_ok": hook}
+    agent = site.start(config, "--no-splay")
+    until(lambda: site.read("tries"))
+    agent.send(signal.SIGINT)
+    agent.wait_for("agent_stopping")
+    agent.send(signal.SIGINT)
+    assert agent.wait(within_s=20) == 0
+    assert agent.told("step_finished", step="on_ok")[0]["reason"] == "cancelled"
+    until(lambda: site.processes() == [])
+    assert site.once().told("step_finished", step="on_ok", ok=True)
+    assert site.read_lines("tries") == ["1", "2"]
+
+
+# -- containers
+
+OF_ITS_OWN_PIDS = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+needs_unshare = pytest.mark.skipif(not MAY_UNSHARE, reason="only root can make namespaces")
+
+
+@needs_unshare
+def test_as_pid_1_an_agent_waits_for_its_runs_when_it_is_stopped(site: Site) -> None:
+    """Nothing outlives PID 1: `detach` is false, TERM is as `stop: wait`, and the run ends although nobody reaps."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate), "--no-splay", before=OF_ITS_OWN_PIDS)
+    assert agent.wait_for("agent_started")["detach"] is False
+    until(lambda: site.read("pids"))
+    assert site.data("status")["agent"]["detach"] is False
+    os.kill(children(agent.pid)[0], signal.SIGTERM)
+    agent.wait_for("agent_stopping", mode="wait")
+    gate.open()
+    assert agent.wait() == 0
+    assert agent.told("run_finished", exit_code=3)
+    assert site.read_lines("hooks") == [f"failed {uuid_of(agent)}"]
+
+
+@needs_unshare
+def test_an_agent_that_counts_pids_otherwise_takes_over_all_the_same(site: Site) -> None:
+    """An open run of an agent outside is watched by its lock, whatever its pids mean inside."""
+    gate = site.gate()
+    first = site.start(one_play(site, gate), "--no-splay")
+    play = site.pid_in("pids")
+    first.kill9()
+    second = site.start(None, "--no-splay", before=OF_ITS_OWN_PIDS)
+    second.wait_for("run_reattached", alive=True)
+    assert is_alive(play)
+    gate.open()
+    second.wait_for("run_finished", exit_code=3, play_uuid=uuid_of(first))
+    second.wait_for("step_finished", step="on_fail", ok=True)
+    assert site.read_lines("pids") == [str(play)]
 
 
 # -- cancel

@@ -99,6 +99,22 @@ def test_a_retry_that_came_due_meanwhile_runs_at_once(site: Site) -> None:
     assert remaining < 1.1
 
 
+def test_a_retry_waits_for_the_end_of_a_suspension(site: Site) -> None:
+    """Suspended, a retry that comes due is not started; resumed, it is, and still as a retry."""
+    config = failing(site, check_interval=1, retry=QUICK)
+    config["jet_command"] = site.shell('echo 1 > answer; echo "$JETWATCH_TRIGGER" >> plays; [ -e fixed ]')
+    agent = site.start(config, "--no-splay", "--log-level", "debug")
+    agent.wait_for("retry_planned")
+    site.jetp("suspend", "--reason", "x")
+    number = len(agent.told("run_started"))
+    agent.wait_for("check_finished", result="skipped", reason="suspended", nth=2)
+    assert len(agent.told("run_started")) == number
+    (site.root / "fixed").touch()
+    site.jetp("resume")
+    ended = agent.wait_for("run_finished", outcome="ok")
+    assert ended["trigger"] == "retry"
+
+
 @pytest.mark.parametrize("how", ["failed", "timeout", "lost"])
 def test_what_did_not_end_well_counts_as_an_attempt(site: Site, how: str) -> None:
     """`failed`, `timeout` and `lost` are each followed by a retry, and use up attempts."""

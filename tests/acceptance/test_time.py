@@ -106,6 +106,21 @@ def test_stable_phase_is_the_same_after_a_restart(site: Site) -> None:
     assert max(apart) < 0.3
 
 
+def test_stable_phase_keeps_within_the_splay(site: Site) -> None:
+    """With a splay the offset is less than that, so that checks fall early in each interval."""
+    site.start(quiet(site, check_interval=3, splay="0.5s", phase="stable"), "--log-level", "debug")
+    assert all(at % 3 < 0.9 for at in checks(site, 2))
+
+
+def test_once_waits_for_its_splay(site: Site) -> None:
+    """--once without --no-splay: the wait is drawn and waited for as ever."""
+    agent = site.start(quiet(site, splay=2), "--once", "--log-level", "debug")
+    assert agent.wait() == 0
+    told = agent.told("splay_started")[0]
+    began = datetime.fromisoformat(told["timestamp"]).timestamp()
+    assert check_times(site)[0] - began == pytest.approx(told["wait_s"], abs=0.5)
+
+
 def test_a_stopped_agent_makes_up_one_check_not_many(site: Site) -> None:
     """SIGSTOP for several intervals, as a machine asleep: one check after it, then one per interval."""
     agent = site.start(quiet(site, check_interval=1), "--no-splay")
@@ -173,6 +188,14 @@ def test_a_local_time_that_is_skipped_fires_right_after_the_gap(site: Site) -> N
     config = {"schedule": "30 2 * * *", "timezone": "Europe/Berlin", "jet_command": "true"}
     agent = at_time(site, "2026-03-29 00:59:58", config)
     assert agent.wait_for("run_started")["timestamp"].startswith("2026-03-29T01:00:00")
+
+
+def test_a_local_time_that_comes_twice_fires_once(site: Site) -> None:
+    """Berlin has 02:30 twice on the last Sunday of October: it fires at the first, and then a day later."""
+    config = {"schedule": "30 2 * * *", "timezone": "Europe/Berlin", "jet_command": "true"}
+    agent = at_time(site, "2026-10-25 00:29:58", config)
+    agent.wait_for("run_finished", outcome="ok")
+    assert left_s(site) == pytest.approx(25 * 3600, abs=60)
 
 
 def test_once_checks_a_schedule_whatever_the_time(site: Site) -> None:
