@@ -133,6 +133,7 @@ def _watch_data(watch: WatchStanding, times: Times) -> dict[str, Any]:
         "applied_revision": state.applied_revision or None,
         "last_ok_revision": state.last_ok_revision or None,
         "last_ok": _at(state.last_ok),
+        "requests": state.requests,
         "attempt": state.attempt,
         "retry_at": _until(state.retry_at, times),
         "due_since": _at(state.due.at) if state.due is not None else None,
