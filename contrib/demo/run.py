@@ -61,15 +61,21 @@ def story(lines: list[str]) -> None:
         try:
             settings = start_server(stack, work)
             publish(settings)
-            config = write_config(work, settings)
-            agent, incoming = stack.enter_context(running_agent(config, work))
-            follow(incoming, lines)
-            look_around(work)
-            stop(agent)
+            prepare(work, settings)
+            for act in ("watch.yml", "content.yml"):
+                play(write_config(work, act, settings), work, lines)
         finally:
             # Cleaning up takes seconds and has an end; a second Ctrl-C must not leave it half done.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def play(config: Path, work: Path, lines: list[str]) -> None:
+    """One act: an agent with this configuration works until it has nothing more to do."""
+    with running_agent(config, work) as (agent, incoming):
+        follow(incoming, lines)
+        look_around(work)
+        stop(agent)
 
 
 def say(text: str) -> None:
@@ -179,17 +185,26 @@ def publish(settings: dict[str, str]) -> None:
     say(f"Published to s3://content/site/: {', '.join(str(path.relative_to(content)) for path in files)}")
 
 
-def write_config(work: Path, settings: dict[str, str]) -> Path:
-    """Write watch.yml and the file with the credentials; return the former."""
+def prepare(work: Path, settings: dict[str, str]) -> None:
+    """Make what the configurations name: the scripts, the machine's directory, the file with the credentials."""
     (work / "contrib").symlink_to(DEMO.parent)
     (work / "machine").mkdir()
     env_file = work / "s3.env"
     env_file.touch(mode=0o600)
     env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    config = work / "watch.yml"
-    config.write_text(string.Template((DEMO / "watch.yml").read_text()).substitute(work=work))
-    say("The agent's configuration, watch.yml:")
-    print(*(f"   {line}" for line in config.read_text().splitlines() if not line.startswith("#")), sep="\n")
+
+
+def write_config(work: Path, name: str, settings: dict[str, str]) -> Path:
+    """Write and show one configuration, its credentials as stars, on a machine where nothing was applied yet."""
+    for path in (work / "machine").iterdir():
+        path.unlink()
+    template = string.Template((DEMO / name).read_text())
+    config = work / name
+    config.touch(mode=0o600)
+    config.write_text(template.substitute(settings, work=work))
+    say(f"The agent's configuration, {name}:")
+    shown = template.substitute({key: "***" if "KEY" in key else value for key, value in settings.items()}, work=work)
+    print(*(f"   {line}" for line in shown.splitlines() if not line.startswith("#")), sep="\n")
     return config
 
 
