@@ -10,10 +10,20 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # tests/ is no package, and servers.py lies one directory up
 
+from brokers import kafka_cluster, nats_server, rabbitmq_server, redis_server  # noqa: E402
 from script_runner import Scripts  # noqa: E402
 from servers import rclone_server, s3_server, seaweedfs_server  # noqa: E402
 
-__all__ = ["rclone_server", "s3_server", "scripts", "seaweedfs_server"]
+__all__ = [
+    "kafka_cluster",
+    "nats_server",
+    "rabbitmq_server",
+    "rclone_server",
+    "redis_server",
+    "s3_server",
+    "scripts",
+    "seaweedfs_server",
+]
 
 
 @pytest.fixture

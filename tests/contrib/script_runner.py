@@ -12,8 +12,9 @@ CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
 
 
 def path_of(name: str) -> Path:
-    """Where the script of this name lies."""
-    return CONTRIB / f"{name.partition('-')[0]}-scripts" / name
+    """Where the script of this name lies: what a check needs besides lies beside it."""
+    kind = "download" if name.startswith("download-") else "check"
+    return CONTRIB / f"{kind}-scripts" / name
 
 
 @dataclass(frozen=True)

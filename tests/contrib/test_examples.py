@@ -14,7 +14,7 @@ import yaml
 from script_runner import CONTRIB, path_of
 
 JETP = Path(sys.executable).parent / "jetp"
-NAMES = ("check-s3", "download-s3", "check-git", "download-git")
+NAMES = sorted(path.name for kind in ("check-scripts", "download-scripts") for path in (CONTRIB / kind).iterdir())
 
 
 def examples() -> dict[str, str]:
@@ -33,7 +33,9 @@ EXAMPLES = examples()
 
 def test_every_source_has_its_example() -> None:
     """The fragments are found at all."""
-    assert len(EXAMPLES) == 9
+    assert set(NAMES) <= set(EXAMPLES)
+    shown = "".join(text for name, text in EXAMPLES.items() if name.startswith("README"))
+    assert [name for name in NAMES if f"/etc/jetwatch/{name} " not in shown] == []
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -52,12 +54,17 @@ def test_an_example_is_a_valid_configuration(name: str, tmp_path: Path) -> None:
 def test_an_example_gives_both_scripts_the_same_options(name: str) -> None:
     """The pair speaks of the same place, and the scripts take the options that are shown."""
     config = yaml.safe_load(EXAMPLES[name])
-    check = shlex.split(config["check_command"])
-    download = shlex.split(config["download_command"].replace("{{ download_path }}", "DIR"))
-    assert check[1] == download[1]
-    assert "DIR" in download
-    for words in (check, download):
+    keys = ("check_command", "download_command", "on_start")
+    shown = {key: shlex.split(config[key].replace("{{ download_path }}", "DIR")) for key in keys if key in config}
+    check, download = shown["check_command"], shown.get("download_command", [])
+    for words in shown.values():
         usage = subprocess.run([path_of(Path(words[0]).name), "--help"], capture_output=True, text=True, check=True)
         assert all(f"\n  {word}" in usage.stdout for word in words if word.startswith("--"))
+    if "check-file" not in check[0]:  # it is given a file, and its partner the directory that the file is in
+        assert {words[1] for words in shown.values()} == {check[1]}
+    if download:
+        assert "DIR" in download
     if "--marker" in check:
         assert check[check.index("--marker") :] == download[download.index("--marker") :]
+    if "on_start" in shown:
+        assert check[1:] == shown["on_start"][1:]

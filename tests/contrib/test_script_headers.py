@@ -7,12 +7,19 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from script_runner import CONTRIB, path_of
 
 SCRIPTS = sorted(path.name for kind in ("check-scripts", "download-scripts") for path in (CONTRIB / kind).iterdir())
+NEEDS = {
+    "s3": ["boto3>=1.34"],
+    "minio": ["minio>=7.2"],
+    "nats": ["nats-py>=2.6"],
+    "kafka": ["confluent-kafka>=2.3"],
+    "redis": ["redis>=5.0"],
+    "rabbitmq": ["pika>=1.3"],
+}
 SECTIONS = ("\nVariables\n", "\nExit codes\n", "\nExample\n  check_command: ")
 
 
@@ -42,7 +49,7 @@ def test_a_script_is_executable_and_declares_what_it_needs(name: str) -> None:
     assert block is not None
     metadata = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
     assert metadata["requires-python"] == ">=3.11"
-    assert metadata["dependencies"] == (["boto3>=1.34"] if name.endswith("s3") else [])
+    assert metadata["dependencies"] == NEEDS.get(name.rpartition("-")[2], [])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -54,17 +61,24 @@ def test_a_script_imports_nothing_from_jetwatch(name: str) -> None:
     assert not any(module.split(".", 1)[0] == "jetwatch" for module in modules)
 
 
-def test_a_missing_boto3_is_said_in_one_line(tmp_path: Path) -> None:
-    """Without the library the script says for which Python it is missing."""
-    for name in ("check-s3", "download-s3"):
-        argv = [sys.executable, "-I", "-S", path_of(name), "s3://content/", tmp_path]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert done.returncode == 3
-        assert f"{name}: No module named 'boto3': install boto3 for {sys.executable}" in done.stderr
-        assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.rpartition("-")[2] in NEEDS])
+def test_a_missing_library_is_said_in_one_line(name: str) -> None:
+    """Without the library the script says for which Python it is missing, and which package has it."""
+    package = NEEDS[name.rpartition("-")[2]][0].partition(">")[0]
+    done = subprocess.run([sys.executable, "-I", "-S", path_of(name)], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert re.fullmatch(
+        rf"{name}: No module named '\w+': install {package} for {re.escape(sys.executable)}, or use .*\n", done.stderr
+    )
 
 
-@pytest.mark.parametrize("source", ["s3", "git"])
+def test_the_extra_holds_what_the_scripts_need() -> None:
+    """`jetwatch[contrib]` is enough for all of them."""
+    project = tomllib.loads((CONTRIB.parent / "pyproject.toml").read_text())["project"]
+    assert sorted(project["optional-dependencies"]["contrib"]) == sorted(need for (need,) in NEEDS.values())
+
+
+@pytest.mark.parametrize("source", ["s3", "git", "minio", "http", "directory"])
 def test_what_a_pair_shares_is_the_same_in_both(source: str) -> None:
     """Scripts stand alone, so they repeat each other; a fix in one must reach the other."""
     check, download = functions_of(f"check-{source}"), functions_of(f"download-{source}")
@@ -72,6 +86,26 @@ def test_what_a_pair_shares_is_the_same_in_both(source: str) -> None:
     shared = (check.keys() & download.keys()) - own
     assert "tell_revision" in shared
     assert {name for name in shared if check[name] != download[name]} == set()
+
+
+def test_what_all_scripts_share_is_the_same_in_all() -> None:
+    """How a revision is told, how an error ends a script, and how the two RabbitMQ scripts know a message."""
+    for shared in (
+        "tell_revision",
+        "ScriptError",
+        "seconds",
+        "within",
+        "answer_and_exit",
+        "marker_revision",
+        "connect",
+    ):
+        found: dict[str, set[str]] = {}
+        for name in SCRIPTS:
+            group = name.rpartition("-")[2] if shared in {"connect", "marker_revision", "within"} else "all"
+            group = "files" if group in {"file", "directory"} else group
+            if shared in functions_of(name):
+                found.setdefault(group, set()).add(functions_of(name)[shared])
+        assert {group: len(versions) for group, versions in found.items()} == dict.fromkeys(found, 1), shared
 
 
 def test_every_script_is_in_the_table() -> None:
