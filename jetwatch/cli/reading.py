@@ -38,6 +38,10 @@ def status(layout: StateDir, as_json: bool, check: bool) -> None:
     Unwell is: no agent, a rejected configuration, a newest run that ended
     other than ok, a check in error, quarantine, hold, a command that cannot
     be killed, hooks owed for more than an hour or given up.
+
+    \b
+    Example:
+      jetp status --check && echo all is well
     """
     screen = Screen()
     with reading(layout) as journal:
@@ -57,7 +61,12 @@ def status(layout: StateDir, as_json: bool, check: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
 @click.option("--watch", metavar="NAME", help="Of this watch only.")
 def runs(layout: StateDir, as_json: bool, limit: int, watch: str | None) -> None:
-    """What was: the newest runs first."""
+    """What was: the newest runs first.
+
+    \b
+    Example:
+      jetp runs --watch web --limit 5
+    """
     screen = Screen()
     with reading(layout) as journal:
         if watch is not None:
@@ -74,7 +83,12 @@ def runs(layout: StateDir, as_json: bool, limit: int, watch: str | None) -> None
 @state_dir_option
 @json_option
 def show(uuid: str | None, layout: StateDir, as_json: bool) -> None:
-    """One run in full: the newest, or the one whose UUID begins with this."""
+    """One run in full: the newest, or the one whose UUID begins with this.
+
+    \b
+    Example:
+      jetp show 548400f7
+    """
     screen = Screen()
     with reading(layout) as journal:
         run = journal.run(uuid)
@@ -95,6 +109,10 @@ def logs(uuid: str | None, layout: StateDir, as_json: bool, step: str | None, fo
     """The output of a run: the newest, or the one whose UUID begins with this.
 
     In a pipe it comes byte for byte; on a terminal control characters are shown escaped.
+
+    \b
+    Example:
+      jetp logs 548400f7 --step play --follow
     """
     if as_json and follow:
         raise click.UsageError("--json and --follow do not go together")
@@ -135,7 +153,12 @@ def _print_output(
 @state_dir_option
 @json_option
 def why(watch: str | None, layout: StateDir, as_json: bool) -> None:
-    """The last decision and the next one, and all that stands in the way."""
+    """The last decision and the next one, and all that stands in the way.
+
+    \b
+    Example:
+      jetp why web
+    """
     screen = Screen()
     with reading(layout) as journal:
         standing = look(layout, journal, present())

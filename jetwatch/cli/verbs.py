@@ -48,6 +48,10 @@ def trigger(watch: str | None, layout: StateDir, force: bool, wait: bool) -> Non
     """Check now: every watch, or this one.
 
     Past splay, interval and backoff; not past suspension, quarantine or windows. During a run it is remembered once.
+
+    \b
+    Example:
+      jetp trigger web --wait
     """
     refuse_foreign(layout)
     if layout.journal.exists():
@@ -64,6 +68,10 @@ def cancel(uuid: str | None, layout: StateDir) -> None:
 
     Its commands get TERM, and KILL after `grace`. Its revision is not tried again until another one is seen, or
     `jetp clear`.
+
+    \b
+    Example:
+      jetp cancel 548400f7
     """
     with reading(layout) as journal:
         run = _open_run(journal, uuid)
@@ -75,7 +83,12 @@ def cancel(uuid: str | None, layout: StateDir) -> None:
 @click.argument("watch", required=False)
 @state_dir_option
 def clear(watch: str | None, layout: StateDir) -> None:
-    """Forget backoff, quarantine and hold: of every watch, or of this one."""
+    """Forget backoff, quarantine and hold: of every watch, or of this one.
+
+    \b
+    Example:
+      jetp clear web
+    """
     by = login()
     _require(layout, watch)
     _ask(layout, Request(Verb.CLEAR, watch=watch, by=by), lambda: _clear_here(layout, watch, by))
@@ -87,7 +100,12 @@ def clear(watch: str | None, layout: StateDir) -> None:
 @click.option("--reason", metavar="TEXT", required=True, help="Why; shown in status and in every skipped check.")
 @click.option("--for", "for_text", metavar="2h", help="Until then; without it until `jetp resume`.")
 def suspend(watch: str | None, layout: StateDir, reason: str, for_text: str | None) -> None:
-    """No new runs: of every watch, or of this one. An open run goes on."""
+    """No new runs: of every watch, or of this one. An open run goes on.
+
+    \b
+    Example:
+      jetp suspend web --reason "disk is being replaced" --for 2h
+    """
     by, for_s = login(), _seconds(for_text)
     _require(layout, watch)
     request = Request(Verb.SUSPEND, watch=watch, reason=reason, for_s=for_s, by=by)
@@ -98,7 +116,12 @@ def suspend(watch: str | None, layout: StateDir, reason: str, for_text: str | No
 @click.argument("watch", required=False)
 @state_dir_option
 def resume(watch: str | None, layout: StateDir) -> None:
-    """Allow new runs again: of every watch, or of this one."""
+    """Allow new runs again: of every watch, or of this one.
+
+    \b
+    Example:
+      jetp resume web
+    """
     by = login()
     _require(layout, watch)
     _ask(layout, Request(Verb.RESUME, watch=watch, by=by), lambda: _resume_here(layout, watch, by))

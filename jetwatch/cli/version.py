@@ -14,7 +14,12 @@ PACKAGE = "jetwatch"
 @click.command("version")
 @click.option("--json", "as_json", is_flag=True, help="With Python, platform and the versions of the libraries.")
 def version(as_json: bool = False) -> None:
-    """Print the version."""
+    """Print the version.
+
+    \b
+    Example:
+      jetp version --json
+    """
     if as_json:
         print(json.dumps(_everything(), indent=2))
     else:

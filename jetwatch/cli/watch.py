@@ -41,6 +41,11 @@ def watch(
     """Run the agent in the foreground, until a signal ends it.
 
     TERM and INT stop it, HUP reads the configuration again, USR1 checks every watch now.
+
+    \b
+    Example:
+      jetp watch --watch-config /etc/jetwatch/watch.yml
+      jetp watch --watch-config watch.yml --once --no-splay
     """
     from jetwatch.agent import run
 
