@@ -504,6 +504,50 @@ def test_every_key_for_the_surroundings_of_a_command_reaches_it(site: Site) -> N
     assert site.read("second") == f"{site.root} 0027 5 77 1.10 two\n"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("user", "no-such-user", "no_such_user"),
+        ("group", "no-such-group", "no_such_group"),
+        ("env_file", "/nowhere/env", "bad_env_file"),
+        ("cwd", "/nowhere", "bad_cwd"),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may name another user")
+def test_surroundings_that_are_not_there_are_an_error_of_the_command(
+    site: Site, key: str, value: str, reason: str
+) -> None:
+    """A check with them is in error, a run with them has failed; both say why, and the agent goes on."""
+    config = {"check_command": "true", "jet_command": "true", key: value}
+    agent = site.once(config, code=75)
+    assert agent.told("check_finished")[0]["reason"] == reason
+    del config["check_command"]
+    run = site.once({**config, "schedule": "0 3 * * *"}, code=1).told("run_finished")[0]
+    assert (run["outcome"], run["failed_step"], run["reason"]) == ("failed", "play", reason)
+
+
+def test_a_play_that_says_too_much_is_kept_by_head_and_tail(site: Site) -> None:
+    """`output` bounds what is kept of it; the middle is counted, and the run is none the worse."""
+    play = {"shell": "seq 1 300000"}
+    site.once({"check_command": "true", "jet_command": play, "output": "64 KiB"})
+    done = site.jetp("logs", "--step", "play")
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("1", "300000")
+    assert len(done.stdout) < 80 * 1024
+    assert "bytes dropped" in done.stderr
+    step = site.data("show")["steps"][0]
+    assert step["output_bytes"] == sum(len(f"{number}\n") for number in range(1, 300_001))
+    assert sum(path.stat().st_size for path in site.state.glob("runs/*/play.1/*")) < 200 * 1024
+
+
+def test_a_play_that_stopped_itself_is_ended_at_its_timeout(site: Site) -> None:
+    """A stopped process can do nothing about TERM: it is woken, and ended all the same."""
+    config = {"check_command": "true", "jet_command": {"shell": "kill -STOP $$; sleep 1000; :"}}
+    run = site.once({**config, "timeouts": {"play": "0.5s", "grace": "0.3s"}}, code=1).told("run_finished")[0]
+    assert run["outcome"] == "timeout"
+    assert site.processes() == []
+
+
 def test_ok_exit_codes_make_a_run_ok(site: Site) -> None:
     """An exit code that a command says is fine is no failure."""
     play = {"run": ["sh", "-c", "exit 2"], "ok_exit_codes": [0, 2]}

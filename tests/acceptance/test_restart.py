@@ -128,6 +128,61 @@ def test_a_check_that_an_agent_left_behind_is_ended_by_the_next(site: Site) -> N
     assert not is_alive(check)
 
 
+def test_a_due_answer_that_waits_for_its_turn_survives_its_agent(site: Site) -> None:
+    """Said once, not started for want of a turn: the next agent knows it, and of the run that is in its way."""
+    gate = site.gate()
+    defaults = {"check_interval": 3600, "exclusive": "apt", "check_command": "false"}
+    holder = {"check_command": "true", "jet_command": site.shell(f"echo holder >> plays; {gate.text}")}
+    waiter = {"check_command": site.check(0, revision="r1"), "jet_command": site.shell("echo waiter >> plays")}
+    config = {"defaults": defaults, "watches": {"holder": holder}}
+    first = site.start(config, "--no-splay")
+    first.wait_for("step_started", step="play")
+    site.configure({**config, "watches": {"holder": holder, "waiter": waiter}})
+    first.send(signal.SIGHUP)
+    until(lambda: "waiter" in [each["watch"] for each in site.data("status")["watches"]])
+    until(lambda: site.standing("waiter")["waiting_for"] == ["exclusive:apt"])
+    first.kill9()
+    site.answer(1)
+    second = site.ready(None, "--no-splay")
+    until(lambda: site.standing("waiter")["waiting_for"] == ["exclusive:apt"])
+    assert second.told("run_started") == []
+    gate.open()
+    second.wait_for("run_finished", watch="waiter", outcome="ok", revision="r1")
+    assert site.read_lines("plays")[:2] == ["holder", "waiter"]
+
+
+def test_a_trigger_that_was_remembered_survives_its_agent(site: Site) -> None:
+    """Asked for during a run, it is answered after it, by the next agent if need be."""
+    gate = site.gate()
+    config = one_play(site, gate, check_interval=3600)
+    first = site.start(config, "--no-splay")
+    site.pid_in("pids")
+    site.jetp("trigger", "--force")
+    first.kill9()
+    second = site.ready(None)
+    gate.open()
+    second.wait_for("run_finished", trigger="check")
+    second.wait_for("run_finished", trigger="manual")
+
+
+@pytest.mark.slow
+def test_term_at_any_moment_of_a_start_loses_and_repeats_nothing(site: Site) -> None:
+    """Stopped as soon as a run, a step or a hook is told: each exit within 2 s, each play and hook once, all ok."""
+    hook = 'echo "$JETWATCH_PLAY_UUID" >> told'
+    config = {**steady_plays(site), "download_command": "true", "on_ok": site.shell(hook)}
+    moments = [("run_started", {}), *(("step_started", {"step": step}) for step in ("download", "play", "on_ok"))]
+    for event, fields in [*moments, *moments]:
+        agent = site.start(config, "--no-splay")
+        agent.wait_for(event, **fields)
+        before = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - before < 2
+    site.once({**config, "check_command": "false"})
+    runs = [run["play_uuid"] for run in site.runs()]
+    assert {run["outcome"] for run in site.runs()} == {"ok"}
+    assert sorted(site.read_lines("plays")) == sorted(site.read_lines("told")) == sorted(runs)
+
+
 # -- a supervisor is killed
 
 
@@ -295,6 +350,17 @@ def test_term_drops_a_running_check(site: Site) -> None:
     assert agent.told("check_finished") == []
     until(lambda: not is_alive(pid))
     assert site.processes() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", ["detach", "wait", "cancel"])
+def test_an_idle_agent_stops_at_once(site: Site, number: int, stop: str) -> None:
+    """Nothing is going on: every way to stop is the same, within 2 s and with 0."""
+    agent = site.start({"check_command": "false", "jet_command": "true", "stop": stop}, "--log-level", "debug")
+    agent.wait_for("check_finished")
+    before = time.monotonic()
+    assert agent.stop(number) == 0
+    assert time.monotonic() - before < 2
 
 
 def test_stop_wait_lets_open_runs_end_with_their_first_hooks(site: Site) -> None:
