@@ -221,7 +221,8 @@ class _Agent:
             self._selector.unregister(fd)
 
     def _handle(self, numbers: bytes) -> None:
-        for number in numbers:
+        # Signals that came at one moment are written down in the order of their handlers' frames, the last one first.
+        for number in sorted(numbers):
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(signal.Signals(number))
             elif number == signal.SIGHUP:
