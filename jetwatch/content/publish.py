@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,7 @@ from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error
 
 PREFIX = ".jetwatch-"
+_OURS = re.compile(r"\.jetwatch-[0-9a-f]{16}")
 _YOUNG_S = 60.0  # between its making and its locking a directory is nobody's
 
 
@@ -70,6 +72,8 @@ class Target:
         try:
             if parent.stat().st_dev != self._facts.st_dev or os.path.ismount(self.path):
                 return None
+            if os.path.samestat(Path.cwd().stat(), self._facts):
+                return None  # who called us stands in it, and must not stand in a directory that is gone
             sweep(parent)
             staging = _made(parent)
         except OSError:
@@ -99,7 +103,7 @@ class Target:
 
 def sweep(parent: Path) -> None:
     """Remove staging directories in `parent` that no living fetch holds."""
-    for left in parent.glob(f"{PREFIX}*"):
+    for left in [path for path in parent.iterdir() if _OURS.fullmatch(path.name)]:
         with contextlib.suppress(OSError):
             descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -301,10 +301,10 @@ def test_what_a_killed_fetch_left_is_swept(told: Told, target: Path, monkeypatch
     """Beside and inside; what a living fetch holds, and what is no staging directory, stays."""
     monkeypatch.setattr(publish, "_YOUNG_S", -1.0)
     inside, left, held, other = (
-        target / ".jetwatch-00",
-        target.parent / ".jetwatch-01",
-        target.parent / ".jetwatch-02",
-        target.parent / "jetwatch-03",
+        target / f".jetwatch-{0:016x}",
+        target.parent / f".jetwatch-{1:016x}",
+        target.parent / f".jetwatch-{2:016x}",
+        target.parent / ".jetwatch-of-mine",
     )
     for path in (inside, left, held, other):
         (path / "sub").mkdir(parents=True)
@@ -314,7 +314,7 @@ def test_what_a_killed_fetch_left_is_swept(told: Told, target: Path, monkeypatch
         go(target)
     finally:
         os.close(lock)
-    assert names(target.parent) == [".jetwatch-02", "jetwatch-03", "target"]
+    assert names(target.parent) == [f".jetwatch-{2:016x}", ".jetwatch-of-mine", "target"]
     assert names(target) == ["half", "sub"]
 
 
@@ -325,6 +325,14 @@ def test_a_mount_point_is_filled_from_inside(told: Told, target: Path, monkeypat
     go(target)
     assert names(target) == ["half", "sub"]
     assert target.stat().st_ino == inode
+
+
+def test_the_working_directory_is_filled_and_stays(told: Told, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`jetp fetch URL .`: the shell that called it still stands in it."""
+    monkeypatch.chdir(target)
+    go(Path())
+    assert sorted(path.name for path in Path().iterdir()) == ["half", "sub"]
+    assert names(target) == ["half", "sub"]
 
 
 def test_a_full_disk_while_publishing_leaves_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
