@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from source_suite import DEADLINE_S, Fetching, Place, SourceSuite, as_nobody, revision, silent, tree
+from source_suite import DEADLINE_S, FILES, Fetching, Place, SourceSuite, as_nobody, revision, silent, tree
 
 from jetwatch.content.directory import DirectorySource
-from jetwatch.content.source import Content, ContentKind, ContentMoved, ContentRetry, ContentStalled, Source
+from jetwatch.content.source import (
+    Content,
+    ContentError,
+    ContentKind,
+    ContentMoved,
+    ContentRetry,
+    ContentStalled,
+    Source,
+)
 
 SPECIAL = ("a-fifo", "a-socket", "leads-out", "leads-to-root", "goes-up-late")
 
@@ -164,6 +173,61 @@ def test_a_file_in_place_of_the_directory_needs_a_person(place: DirectoryPlace) 
     place.root.write_bytes(b"")
     with pytest.raises(ContentStalled, match="Not a directory"):
         revision(place.source())
+
+
+@pytest.mark.parametrize("call", ["scandir", "stat", "open"])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ESTALE, ContentRetry),
+        (errno.EIO, ContentRetry),
+        (errno.ETIMEDOUT, ContentRetry),
+        (errno.ENOENT, ContentRetry),
+        (errno.EACCES, ContentStalled),
+        (errno.EPERM, ContentStalled),
+    ],
+)
+def test_an_error_of_the_file_system_says_what_to_do_next(
+    place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ContentError]
+) -> None:
+    """A server that is gone may come back; a permission does not come by itself. The path is named."""
+    place.put(FILES)
+
+    def broken(*_: object, **__: object) -> object:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(ContentError) as raised:
+        place.source().look(None, DEADLINE_S)
+    monkeypatch.undo()
+    assert type(raised.value) is kind
+    assert str(place.root) in str(raised.value)
+
+
+def test_a_file_that_vanishes_during_the_fetch_is_another_revision(place: DirectoryPlace, tmp_path: Path) -> None:
+    """What was listed and is gone."""
+    place.put({f"file-{number}": b"x" for number in range(20)})
+    source = place.source()
+    asked = revision(source)
+
+    def vanish(_done: int, _total: int | None) -> None:
+        (place.root / "file-9").unlink(missing_ok=True)
+
+    with pytest.raises(ContentMoved):
+        source.fetch(asked, Fetching(place, tmp_path).directory(), None, vanish)
+
+
+def test_a_copy_without_copy_file_range_is_the_same(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two file systems, or on one that does not know it."""
+
+    def unknown(*_: object) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", unknown)
+    place.put(FILES)
+    assert tree(Fetching(place, tmp_path).now()) == FILES
 
 
 def test_modes_times_and_inner_links_are_kept(place: DirectoryPlace, tmp_path: Path) -> None:
