@@ -14,11 +14,11 @@ from jetwatch.telemetry.plain import cut
 REVISION_WIDTH = 12
 
 _WAITING: Mapping[str, str] = {
-    "agent_stopping": "the agent is stopping",
-    "suspended": "the watch is suspended",
-    "held": "the watch is held",
-    "quarantined": "the revision is quarantined",
-    "blocked": "a command of the watch cannot be killed",
+    "agent_stopping": "the next agent",
+    "suspended": "the end of the suspension",
+    "held": "the end of the hold",
+    "quarantined": "another revision (this one is quarantined)",
+    "blocked": "a command that cannot be killed",
     "run_open": "the open run to end",
     "max_runs": "another run to end: max_runs of them go on",
     "disk_low": "room on the disk: less is free than disk_reserve",

@@ -66,6 +66,11 @@ def obstacles(
     return tuple(found)
 
 
+def is_a_matter_of_turn(word: str) -> bool:
+    """Whether an obstacle goes away when other runs end, not when a person or an hour does something."""
+    return word in ("max_runs", "run_open") or word.startswith("exclusive:")
+
+
 def is_held(state: WatchState, now: Stamp) -> bool:
     """Whether too many lost runs in a row still hold the watch."""
     return state.held_until is not None and state.held_until.remaining_us(now) > 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.engine import retention, verbs
+from jetwatch.engine.admission import is_a_matter_of_turn
 from jetwatch.engine.lane import Lane, Report
 from jetwatch.engine.outcome import CANCELLED_BY_STOP
 from jetwatch.engine.runtime import Runtime
@@ -232,9 +233,7 @@ class Engine:
         head = lane.delivery.head
         if head is not None and head.id not in lane.delivery.tried:
             return False
-        waiting = lane.state.due is not None and any(
-            word == "max_runs" or word.startswith("exclusive:") for word in lane.state.waiting_for
-        )
+        waiting = lane.state.due is not None and any(map(is_a_matter_of_turn, lane.state.waiting_for))
         return lane.settings is None or (lane.checked_once and not waiting)
 
     def _leave(self) -> None:

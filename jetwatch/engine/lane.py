@@ -12,7 +12,7 @@ from typing import Protocol
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import outbox, schedule, verbs
-from jetwatch.engine.admission import Space, Surrounding, is_held, obstacles
+from jetwatch.engine.admission import Space, Surrounding, is_a_matter_of_turn, is_held, obstacles
 from jetwatch.engine.decide import Close
 from jetwatch.engine.delivery import Delivery
 from jetwatch.engine.fold import Fold
@@ -382,6 +382,8 @@ class Lane:
             )
         if "disk_low" in found:
             self._house.answered(CheckResult.LATER)
+        if trigger.kind is TriggerKind.MANUAL and not all(is_a_matter_of_turn(word) for word in found):
+            self._report(f"{self.name}: due, and kept, but no run starts now ({', '.join(found)}); jetp why", False)
 
     def _open(self, settings: WatchSettings, trigger: Trigger, now: Stamp) -> None:
         """Record the run, then let it begin."""
