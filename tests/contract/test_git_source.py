@@ -42,7 +42,7 @@ def fetched(source: GitSource, target: Path, wanted: str = "") -> dict[str, byte
     return tree(target)
 
 
-@pytest.mark.parametrize("scheme", ["file", "http", "https", "ssh"])
+@pytest.mark.parametrize("scheme", ["file", "https", "ssh"])
 class TestGit(SourceSuite):
     """The suite of all sources."""
 
@@ -53,7 +53,7 @@ class TestGit(SourceSuite):
             yield made
 
 
-@pytest.mark.parametrize("scheme", ["file", "https", "ssh"])
+@pytest.mark.parametrize("scheme", ["file", "http", "https", "ssh"])
 def test_what_the_cache_has_does_not_travel_again(scheme: str, tmp_path: Path) -> None:
     """A large file that did not change is not in the next pack, and the bytes are counted."""
     with over(scheme) as place:
