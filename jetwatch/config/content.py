@@ -33,7 +33,7 @@ _ALL = frozenset(ContentKind)
 
 _USED_BY = {
     "marker": _LISTED,
-    "settle": _LISTED,
+    "settle": _LISTED | {ContentKind.FILE},
     "checksum": _PATHS,
     "sha256": _HTTP | {ContentKind.OBJECT, ContentKind.FILE},
     "endpoint": _S3,
@@ -82,7 +82,7 @@ KEYS = (
     Key("ssh_key", Location(), "The private key for git over ssh.", record=Content),
     Key("known_hosts", Location(), "The host keys for git over ssh.", record=Content),
     Key("limits", LIMITS, "What a fetch may cost.", record=Content),
-    *(Key(name, _TEXT, "A credential; better in `env_file`.") for name in SECRETS),
+    *(Key(name, _TEXT, "A credential, for the look and for the fetch.") for name in SECRETS),
 )
 """The options of a content source."""
 
@@ -173,7 +173,10 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
         "{{ download_path }}",
         "--revision={{ revision }}",
         "--cache={{ state_dir }}/cache/{{ watch }}",
+        f"--deadline={template.timeout_s:g}",
     )
     env = {**template.env, OPTIONS_VARIABLE: json.dumps(options)}
     secrets = {SECRETS_VARIABLE: json.dumps(dict(content.secrets))} if content.secrets else {}
+    # Each of them by itself too: what stands alone in the environment is masked by itself where it is told.
+    secrets |= {f"JETWATCH_CONTENT_{name.upper()}": value for name, value in content.secrets.items()}
     return dataclasses.replace(template, words=words, shell=None, env=env), secrets
