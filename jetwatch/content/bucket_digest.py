@@ -1,0 +1,86 @@
+"""Whether the bytes that came are the object that was listed.
+
+The size always; the MD5 where the ETag is one. It is none for objects put in parts (it then has a dash), in directory
+buckets, and for those encrypted with a key of KMS or of the customer, which only a header says: it is asked for when a
+digest differs, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import urllib.request
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from jetwatch.content.bucket_listing import Item
+from jetwatch.content.bucket_store import READ_S, failures
+from jetwatch.content.source import ContentRetry
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+_ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
+DIRECTORY_BUCKET = "--x-s3"
+
+
+class Came:
+    """The bytes of one object as they come in: how many, and their digests (the server's, and our own)."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """The next piece."""
+        self.size += len(piece)
+        self._md5.update(piece)
+        self._sha256.update(piece)
+
+    @property
+    def md5(self) -> str:
+        """The MD5 of all so far, in hexadecimal."""
+        return self._md5.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+
+class Digests:
+    """Checks the objects of one bucket."""
+
+    def __init__(self, bucket: str, ca_file: str | None) -> None:
+        self._bucket = bucket
+        self._ca_file = ca_file
+        self._are_md5 = not bucket.endswith(DIRECTORY_BUCKET)
+
+    def check(self, store: S3Store, key: str, item: Item, came: Came) -> None:
+        """Raise ContentRetry unless what came is the object `key` as it was listed."""
+        what, digest = f"s3://{self._bucket}/{key}", came.md5
+        if came.size != item.size:
+            raise ContentRetry(f"{what}: {came.size} bytes came, and {item.size} were expected")
+        if not self._are_md5 or not re.fullmatch(r"[0-9a-f]{32}", item.etag) or digest == item.etag:
+            return
+        if not self._encrypted(store, key):
+            raise ContentRetry(f"{what}: the bytes that came are not those of its ETag (MD5 {digest}, not {item.etag})")
+        self._are_md5 = False
+
+    def _encrypted(self, store: S3Store, key: str) -> bool:
+        """Ask whether it is an object whose ETag tells nothing; False when the server does not say."""
+        import obstore
+
+        try:
+            url = obstore.sign(store, "HEAD", key, timedelta(seconds=60))
+            trust = ssl.create_default_context(cafile=self._ca_file)
+            asked = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the URL of the configured endpoint
+            with urllib.request.urlopen(asked, timeout=READ_S, context=trust) as answer:  # noqa: S310
+                headers = answer.headers
+        except failures():
+            return False
+        return any(name in headers for name in _ENCRYPTED) or headers.get(
+            "x-amz-server-side-encryption", ""
+        ).startswith("aws:kms")
