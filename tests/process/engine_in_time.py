@@ -27,7 +27,7 @@ from jetwatch.records import AgentState, Look, Run, Stamp, WatchState
 from jetwatch.statedir import StateDir
 
 START_WALL_US = 1_790_000_000_000_000
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 class MovedClock:
