@@ -48,7 +48,10 @@ class Timetable:
 
     def splay_wait_s(self, settings: WatchSettings, state: WatchState) -> float | None:
         """The wait that the splay has put before the first check; None: there is none."""
-        if settings.splay_s <= 0 or self.no_splay or state.next_check is None or state.next_check.span_us <= 0:
+        by_the_clock = not self.once if settings.schedule is not None else settings.phase is Phase.STABLE
+        if by_the_clock or settings.splay_s <= 0 or self.no_splay:
+            return None  # a firing or a grid point is waited for, which is no splay
+        if state.next_check is None or state.next_check.span_us <= 0:
             return None
         return round(state.next_check.span_us / 1e6, 3)
 
