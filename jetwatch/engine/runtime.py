@@ -35,6 +35,8 @@ from jetwatch.statedir import StateDir
 
 Result = TypeVar("Result")
 
+_NO_ROOM_PAUSE_S = 0.5
+
 STARTS_PER_S = 200
 """How many checks may start in one second: a bound on the burst, not on how many are in flight."""
 
@@ -173,6 +175,7 @@ class Runtime:
         self._selector.register(self._inbox_fd, selectors.EVENT_READ, self._read_inbox)
         self._failure: BaseException | None = None
         self._starts: deque[int] = deque()
+        self._unstarted: list[tuple[Callable[[], None], str]] = []
         self.workers = 0
 
     # -- from any thread
@@ -186,8 +189,11 @@ class Runtime:
 
     def wait(self) -> None:
         """Wait until something happened, and let it be handled. Raises what a worker failed with."""
-        for key, _ in self._selector.select():
+        for key, _ in self._selector.select(_NO_ROOM_PAUSE_S if self._unstarted else None):
             key.data()
+        waiting, self._unstarted = self._unstarted, []
+        for work, name in waiting:
+            self._start(work, name)
         if self._failure is not None:
             raise self._failure
 
@@ -243,7 +249,13 @@ class Runtime:
                 return
             self.post(lambda: report(result))
 
-        threading.Thread(target=work, name=name, daemon=True).start()
+        self._start(work, name)
+
+    def _start(self, work: Callable[[], None], name: str) -> None:
+        try:
+            threading.Thread(target=work, name=name, daemon=True).start()
+        except RuntimeError:  # the machine has no room for one more thread: a play's fork bomb must not end the agent
+            self._unstarted.append((work, name))
 
     def start_allowed_at(self, now_us: int) -> int:
         """The boot time from which one more check may start: now, or a little later when many just did."""

@@ -320,6 +320,38 @@ def test_a_check_that_cannot_be_killed_does_not_hold_up_the_agents_stop(site: Si
 
 # -- while it works
 
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+@pytest.fixture
+def pids(site: Site) -> Iterator[Path]:
+    """A cgroup that bounds how many processes and threads there are in it."""
+    group = PIDS / site.root.name
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no cgroup for pids can be made here")
+    yield group
+    site.end()
+    until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_an_agent_outlives_a_machine_without_room_for_a_thread(site: Site, pids: Path) -> None:
+    """For a while nothing can be started; the agent lives, and goes on when there is room again."""
+    enter = f'echo $$ > {pids}/cgroup.procs && exec "$@"'
+    config = {"check_command": "true", "jet_command": "true", "check_interval": 1}
+    agent = site.start(config, "--no-splay", before=["sh", "-c", enter, "sh"])
+    agent.wait_for("run_finished", outcome="ok")
+    refusals = int((pids / "pids.events").read_text().split()[1])
+    (pids / "pids.max").write_text("2")
+    until(lambda: int((pids / "pids.events").read_text().split()[1]) >= refusals + 3)
+    assert agent.is_running
+    number = len(agent.told("run_finished", outcome="ok"))
+    (pids / "pids.max").write_text("max")
+    agent.wait_for("run_finished", outcome="ok", nth=number + 2)
+    assert agent.stop() == 0
+
 
 def test_a_run_directory_that_disappears_is_no_disaster(site: Site) -> None:
     """Somebody removes everything below the runs while a play goes on: the run still ends, and the next one is well."""
