@@ -223,7 +223,7 @@ class Lane:
             return
         if self.state.due is not None and "disk_low" not in self.state.waiting_for:
             self._open_or_wait(settings, self.state.due, now)
-        elif self.state.retry is not None and _is_past(self.state.retry_at, now) and not self._house.once:
+        elif self.state.retry is not None and _is_past(self.state.retry_at, now):
             self._retry(settings, self.state.retry, now)
         if self._is_waiting() and self._check_is_due(now):
             self._check(settings, now)

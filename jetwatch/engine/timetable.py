@@ -20,7 +20,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """`once`: every watch is checked once, a scheduled one too. `no_splay` takes the random waits away."""
+    """`once`: every watch is checked once, and waits for no firing and no grid point. `no_splay`: no random waits."""
 
     clock: Clock
     identity: Identity
@@ -33,7 +33,7 @@ class Timetable:
         if state.fires_by != _fires_by(settings):
             # Firings before a schedule was first seen are nobody's, and are not made up.
             state = replace(state, fires_by=_fires_by(settings), last_fire_us=now.wall_us)
-        if self.once and settings.schedule is not None:
+        if self.once and (settings.schedule is not None or settings.phase is Phase.STABLE):
             planned = Deadline.after(now, 0) if self.no_splay else self.within_splay(settings)
         else:
             planned = schedule.first_check(

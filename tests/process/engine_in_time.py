@@ -113,7 +113,15 @@ class NoContent:
 class EngineInTime:
     """One engine in a thread of its own, over a state directory that outlives it."""
 
-    def __init__(self, top: Path, config: str, clock: MovedClock, looks: Callable[..., Looks] | None = None) -> None:
+    def __init__(
+        self,
+        top: Path,
+        config: str,
+        clock: MovedClock,
+        looks: Callable[..., Looks] | None = None,
+        *,
+        once: bool = False,
+    ) -> None:
         self.clock = clock
         self.lines: list[Told] = []
         self.top = top
@@ -141,7 +149,7 @@ class EngineInTime:
         agent = AgentState(
             os.getpid(), 0, clock.boot_id, clock.now(), "0", "", "", True, "none", tuple(settings.watches)
         )
-        self.engine = Engine(self.runtime, settings, agent, Timetable(clock, Identity("state", "machine")))
+        self.engine = Engine(self.runtime, settings, agent, Timetable(clock, Identity("state", "machine"), once=once))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
 
@@ -156,8 +164,9 @@ class EngineInTime:
 
     def stop(self) -> None:
         """End it, leaving what runs."""
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not self.engine.once:
             self.runtime.post(lambda: self.engine.stop("cancel", "test"))
+        if self._thread.is_alive():
             until(lambda: not self._thread.is_alive(), "the engine did not stop")
         self._thread.join()
         self.runtime.close()

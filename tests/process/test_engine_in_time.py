@@ -321,3 +321,22 @@ def test_ok_is_the_outcome_of_a_run_that_ended_well(make: Make) -> None:
     with make("check_command: 'true'\njet_command: 'true'\ncheck_interval: 1d\n") as engine:
         engine.wait_for(1, "run_finished", outcome="ok")
         assert engine.journal.run().outcome is Outcome.OK
+
+
+def test_once_takes_up_a_retry_whose_time_has_come(tmp_path: Path, clock: MovedClock) -> None:
+    """It takes the check's place: who calls `--once` from cron has failed runs tried again."""
+    once = script(tmp_path / "once", f"mkdir {tmp_path}/ran 2>/dev/null")
+    config = f"check_command: {once}\njet_command: 'false'\ncheck_interval: 200\nretry: {{initial: 60}}\n"
+    with EngineInTime(tmp_path, config, clock, once=True) as engine:
+        engine.wait_for(1, "retry_planned")
+    clock.pass_s(60)
+    with EngineInTime(tmp_path, config, clock, once=True) as engine:
+        engine.wait_for(1, "run_finished", outcome="failed", trigger="retry", attempt=2)
+        assert engine.told("check_finished") == []
+
+
+def test_once_waits_for_no_grid_point(tmp_path: Path, clock: MovedClock) -> None:
+    """With `phase: stable` the check comes at once, as with a schedule."""
+    config = "check_command: 'false'\njet_command: 'true'\ncheck_interval: 1h\nphase: stable\n"
+    with EngineInTime(tmp_path, config, clock, once=True) as engine:
+        engine.wait_for(1, "check_finished", result="not_due")
