@@ -131,14 +131,17 @@ class Transfer:
         self._digests = digests
         self._reuse = reuse
         self._changed = Condition()
-        self._left: Iterator[Item] = iter(())
         self._running = 0
         self._ended: BaseException | None = None
 
     def run(self, items: Sequence[Item], progress: Progress, stall_s: float) -> Tally:
-        """Fetch them all; `progress` is called in this thread. Raises and then nothing counts."""
-        self._left = iter(items)
-        threads = [Thread(target=self._work, daemon=True) for _ in range(min(THREADS, len(items)))]
+        """Fetch them all; `progress` is called in this thread. Raises ContentError; then nothing counts."""
+        known = [item for item in items if self._reuse is not None and self._reuse.knows(item)]
+        names = {item.name for item in known}
+        new = [item for item in items if item.name not in names]
+        # What is known takes no waiting: more than one thread for it would only be in each other's way.
+        parts = [iter(known)] * bool(known) + [iter(new)] * min(THREADS, len(new))
+        threads = [Thread(target=self._work, args=(part,), daemon=True) for part in parts]
         self._running = len(threads)
         total = sum(item.size for item in items)
         try:
@@ -179,12 +182,11 @@ class Transfer:
         """From now on nobody opens another file: the staging directory may be gone."""
         with self._changed:
             self._ended = self._ended or error
-            self._left = iter(())
             self._changed.notify_all()
 
-    def _work(self) -> None:
+    def _work(self, part: Iterator[Item]) -> None:
         try:
-            while (item := self._following()) is not None:
+            while (item := self._following(part)) is not None:
                 self._fetch(item)
         except BaseException as error:  # noqa: BLE001 - it ends the transfer and is raised there
             self._end(error)
@@ -193,9 +195,9 @@ class Transfer:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _following(self) -> Item | None:
+    def _following(self, part: Iterator[Item]) -> Item | None:
         with self._changed:
-            return next(self._left, None)
+            return None if self._ended is not None else next(part, None)
 
     def _fetch(self, item: Item) -> None:
         descriptor = -1

@@ -40,7 +40,8 @@ class Page:
 class WebServer:
     """A running server: put pages into `pages`; `asked` has the path and headers of every question.
 
-    `answered` has the status of every answer."""
+    `answered` has the status of every answer.
+    """
 
     url: str
     pages: dict[str, Page] = field(default_factory=dict)
