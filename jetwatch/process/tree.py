@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _PROC = "/proc"
+_EXITING = 0x4  # PF_EXITING and PF_KTHREAD of the kernel's sched.h, as /proc/PID/stat shows them
+_KERNEL_THREAD = 0x200000
+_PASSES = 100
 _TWICE = 2  # two looks in a row that find nothing: the first may have met a fork half way
 _PAUSE_S = 0.01
 
@@ -23,13 +26,16 @@ _PAUSE_S = 0.01
 class Process:
     """One line of /proc/PID/stat: enough to know a process again and to see whose it is."""
 
-    __slots__ = ("parent", "pid", "session", "start_ticks", "state", "threads")
+    __slots__ = ("flags", "parent", "pid", "session", "start_ticks", "state", "threads")
 
-    def __init__(self, *, pid: int, state: str, parent: int, session: int, threads: int, start_ticks: int) -> None:
+    def __init__(
+        self, *, pid: int, state: str, parent: int, session: int, flags: int, threads: int, start_ticks: int
+    ) -> None:
         self.pid = pid
         self.state = state
         self.parent = parent
         self.session = session
+        self.flags = flags
         self.threads = threads
         self.start_ticks = start_ticks
 
@@ -37,6 +43,11 @@ class Process:
     def is_dead(self) -> bool:
         """Whether only its name is left. One whose first thread ended looks like a zombie while the others live on."""
         return self.state in "ZXx" and self.threads <= 1
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it does nothing any more; what it did last may just be seen."""
+        return self.is_dead or bool(self.flags & _EXITING and self.threads <= 1)
 
 
 def look_up(pid: int) -> Process | None:
@@ -53,6 +64,7 @@ def look_up(pid: int) -> Process | None:
         state=fields[0].decode(),
         parent=int(fields[1]),
         session=int(fields[3]),
+        flags=int(fields[6]),
         threads=int(fields[17]),
         start_ticks=int(fields[19]),
     )
@@ -67,22 +79,44 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def everything() -> dict[int, Process]:
-    """Every process that can be seen, by pid."""
-    found = {}
-    for name in os.listdir(_PROC):
-        if name.isdigit() and (process := look_up(int(name))):
-            found[process.pid] = process
+def meet_everybody(judge: Callable[[Process], bool | None], *, passes: int = 1) -> dict[int, Process]:
+    """Show every process to `judge`, and return those that it called its own, by pid.
+
+    Who ends while it is looked at (`judge` says None) may have left a successor that was not there yet when the looking
+    began. So whoever is new is looked at, in up to so many passes, until nobody new has ended meanwhile.
+    """
+    found: dict[int, Process] = {}
+    listed: set[int] = set()
+    for _ in range(passes):
+        new = {int(name) for name in os.listdir(_PROC) if name.isdigit()} - listed
+        listed |= new
+        everybody_was_met = True
+        for pid in sorted(new, reverse=True):  # the newest first: they are the ones that still live
+            process = look_up(pid)
+            verdict = judge(process) if process is not None and not process.is_ending else None
+            if process is not None and verdict:
+                found[pid] = process
+            everybody_was_met = everybody_was_met and verdict is not None
+        if everybody_was_met:
+            break
     return found
 
 
-def is_marked(pid: int, mark: bytes) -> bool:
-    """Whether the process was started with `mark` (`NAME=value`) in its environment."""
-    try:
-        with open(f"{_PROC}/{pid}/environ", "rb") as source:
-            return mark in source.read().split(b"\0")
-    except OSError:
+def is_marked(process: Process, mark: bytes) -> bool | None:
+    """Whether it has `mark` (`NAME=value`) in its environment; None when it has ended, and nobody can tell."""
+    if process.flags & _KERNEL_THREAD:
         return False
+    try:
+        with open(f"{_PROC}/{process.pid}/environ", "rb") as source:
+            text = source.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except PermissionError:
+        return False  # somebody else's: found by descent or session, or not at all
+    if text:
+        return mark in text.split(b"\0")
+    now = look_up(process.pid)  # it was started with nothing, or has given its memory back on its way out
+    return None if now is None or now.is_ending else False
 
 
 class Family:
@@ -99,20 +133,41 @@ class Family:
         self.cgroup = cgroup
         self._seen = {leader} if leader is not None else set()
 
-    def members(self) -> list[Process]:
-        """Every living process of the command."""
-        present = everything()
-        present.pop(os.getpid(), None)  # never ourselves: an agent that a command started carries its mark
-        pids = self._by_cgroup() | self._by_session(present)
-        pids |= {pid for pid, start_ticks in self._seen if _is_same(present.get(pid), start_ticks)}
-        pids |= {pid for pid in present.keys() - pids if is_marked(pid, self.mark)}
-        pids &= present.keys()
-        pids |= _descendants(present, pids if self.root is None else {*pids, self.root})
-        found = [present[pid] for pid in sorted(pids - {self.root})]
-        self._seen = {(process.pid, process.start_ticks) for process in found}
-        return [process for process in found if not process.is_dead]
+    def members(self, on_found: Callable[[Process], None] | None = None) -> list[Process]:
+        """Every living process of the command.
 
-    def _by_cgroup(self) -> set[int]:
+        With `on_found` the look is a thorough one: it hears of each at once, and nobody slips through by ending.
+        """
+        strangers: list[Process] = []
+        ours = {self.root} if self.root is not None else set()
+        in_cgroup = self._in_cgroup()
+        in_session = self._has_session()
+
+        def is_ours(process: Process) -> bool | None:
+            if process.pid in (os.getpid(), self.root):
+                return False  # never ourselves: an agent that a command started carries its mark
+            verdict: bool | None = (
+                process.parent in ours
+                or process.pid in in_cgroup
+                or (process.pid, process.start_ticks) in self._seen
+                or (in_session and self._shares_session(process))
+                or is_marked(process, self.mark)
+            )
+            if verdict:
+                ours.add(process.pid)
+                if on_found is not None:
+                    on_found(process)
+            elif verdict is False:
+                strangers.append(process)
+            return verdict
+
+        found = meet_everybody(is_ours, passes=1 if on_found is None else _PASSES)
+        while late := [process for process in strangers if process.parent in ours and process.pid not in ours]:
+            found.update((process.pid, process) for process in late if is_ours(process))
+        self._seen = {(process.pid, process.start_ticks) for process in found.values()}
+        return list(found.values())
+
+    def _in_cgroup(self) -> set[int]:
         if self.cgroup is None:
             return set()
         found: set[int] = set()
@@ -124,34 +179,21 @@ class Family:
                 continue  # removed meanwhile, or a group of threads
         return found
 
-    def _by_session(self, present: dict[int, Process]) -> set[int]:
+    def _has_session(self) -> bool:
+        """Whether the leader's session can be told from one of the same number."""
         if self.leader is None:
-            return set()
-        number, start_ticks = self.leader
-        leader = present.get(number)
-        if leader is not None and leader.start_ticks != start_ticks:
-            return set()  # the number was given to somebody else, and with it the session
-        if leader is None and self.cgroup is not None:
-            return set()  # the number may have been given away and back; the cgroup knows for sure
-        return {p.pid for p in present.values() if p.session == number and p.start_ticks >= start_ticks}
+            return False
+        leader = look_up(self.leader[0])
+        if leader is None:
+            return self.cgroup is None  # the number may have been given away and back; a cgroup would know for sure
+        return _is_same(leader, self.leader[1])  # else it was given to somebody else, and with it the session
+
+    def _shares_session(self, process: Process) -> bool:
+        return self.leader is not None and process.session == self.leader[0] and process.start_ticks >= self.leader[1]
 
 
 def _is_same(process: Process | None, start_ticks: int) -> bool:
     return process is not None and process.start_ticks == start_ticks
-
-
-def _descendants(present: dict[int, Process], tops: set[int]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for process in present.values():
-        children.setdefault(process.parent, []).append(process.pid)
-    found: set[int] = set()
-    waiting = list(tops)
-    while waiting:
-        for pid in children.get(waiting.pop(), ()):
-            if pid not in found:
-                found.add(pid)
-                waiting.append(pid)
-    return found
 
 
 def send(processes: Iterable[Process], number: int) -> None:
@@ -209,15 +251,19 @@ def _kill_cgroup(cgroup: str | None) -> None:
 
 
 def _stop_all(family: Family, deadline: float) -> list[Process]:
-    """Stop everybody until a look finds nobody new; then no member can start another one."""
-    known: dict[int, int] = {}
+    """Stop everybody as soon as it is found, until a look finds nobody new; then no member can start another one."""
+    known: set[tuple[int, int]] = set()
+
+    def stop(process: Process) -> None:
+        if (process.pid, process.start_ticks) not in known:
+            known.add((process.pid, process.start_ticks))
+            send([process], signal.SIGSTOP)
+
     while True:
-        members = family.members()
-        new = [p for p in members if known.get(p.pid) != p.start_ticks]
-        if not new or time.monotonic() > deadline:
+        before = len(known)
+        members = family.members(stop)
+        if len(known) == before or time.monotonic() > deadline:
             return members
-        send(new, signal.SIGSTOP)
-        known.update((p.pid, p.start_ticks) for p in new)
 
 
 def join_cgroup(path: str, pid: int) -> bool:

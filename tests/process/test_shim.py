@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from waiting import until
-from workbench import Step, Workbench, command_line, fill, need, need_root, tmpfs
+from workbench import Step, Workbench, command_line, fill, need, need_root, processes, tmpfs
 
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import launch, tree
@@ -181,7 +181,7 @@ def test_nothing_runs_before_it_is_written_down(bench: Workbench, effect: Path) 
 
 
 def _children(pid: int) -> list[int]:
-    return [process.pid for process in tree.everything().values() if process.parent == pid]
+    return [process.pid for process in processes() if process.parent == pid]
 
 
 def test_a_directory_that_was_never_made_ran_nothing(tmp_path: Path) -> None:
@@ -607,8 +607,7 @@ def _killed(bench: Workbench, after_s: float) -> Sight:
     seen = starting.step.dead()
     if seen.sight is Sight.GONE:
         starting.step.bury()
-    mark = f"JETWATCH_STEP={spec.step_id}".encode()
-    until(lambda: not any(tree.is_marked(pid, mark) for pid in tree.everything()))
+    until(lambda: not tree.meet_everybody(lambda process: tree.is_marked(process, spec.mark.encode())))
     lines = effects.read_text().split() if effects.exists() else []
     if seen.sight is Sight.DONE:
         assert seen.result is not None
@@ -620,7 +619,7 @@ def _killed(bench: Workbench, after_s: float) -> Sight:
 
 def _kill_supervisor_of(directory: Path) -> None:
     """SIGKILL whoever there is of the supervisor at this instant: its first process, its second, or both."""
-    for process in tree.everything().values():
+    for process in processes():
         is_first, is_gate = process.parent == os.getpid(), process.session == process.pid
         if (is_first or not is_gate) and os.fsencode(directory) in command_line(process.pid):
             tree.send([process], signal.SIGKILL)

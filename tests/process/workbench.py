@@ -261,16 +261,18 @@ class Workbench:
 
     def left_behind(self) -> list[int]:
         """Every living process of this test: marked, registered, or a supervisor below its directory."""
-        mark = f"{MARK}={self.mark}".encode()
-        below = os.fsencode(self.root)
-        marked = [
-            process.pid
-            for process in tree.everything().values()
-            if process.pid != os.getpid()
-            and not process.is_dead
-            and (tree.is_marked(process.pid, mark) or below in command_line(process.pid))
-        ]
-        return sorted({*marked, *self.survivors()})
+        mark, below = f"{MARK}={self.mark}".encode(), os.fsencode(self.root)
+        found = tree.meet_everybody(
+            lambda process: (
+                process.pid != os.getpid() and (below in command_line(process.pid) or tree.is_marked(process, mark))
+            )
+        )
+        return sorted({*found, *self.survivors()})
+
+
+def processes() -> list[tree.Process]:
+    """Everybody who lives."""
+    return list(tree.meet_everybody(lambda _process: True).values())
 
 
 def command_line(pid: int) -> bytes:

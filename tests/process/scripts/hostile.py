@@ -95,7 +95,7 @@ def swarm(register: str) -> None:
             os.setsid()
             note(register)
             while time.monotonic() < DEADLINE:
-                time.sleep(0.05)
+                time.sleep(0.01)
                 if os.fork():
                     os._exit(0)
                 note(register)
