@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -20,13 +21,20 @@ def due_once(site: Site, **hooks: object) -> dict[str, Any]:
     return {"check_command": site.check(0), "jet_command": site.shell("echo 1 > answer"), "check_interval": 1, **hooks}
 
 
+def moment(line: dict[str, Any]) -> float:
+    """When a line was told, in seconds."""
+    return datetime.fromisoformat(line["timestamp"]).timestamp()
+
+
 def test_a_hook_that_fails_three_times_and_then_succeeds_is_delivered_across_restarts(site: Site) -> None:
     """Each agent tries it once more, JETWATCH_DELIVERY counts, and after the good try it is never run again."""
     site.once(due_once(site, on_ok=site.shell(TRIES)))
     for number in (2, 3):
         assert site.standing()["hooks"]["owed"] == 1
         assert site.standing()["hooks"]["tries"] == number - 1
-        site.once()
+        again = site.once()
+        at_once_s = moment(again.told("step_started")[0]) - moment(again.told("agent_started")[0])
+        assert at_once_s < 9  # the wait that it is spared is 10 s and more
     assert site.once().told("step_finished", step="on_ok", ok=True)
     assert site.once().told("step_started") == []
     assert site.read_lines("tries") == ["1", "2", "3", "4"]
