@@ -31,7 +31,7 @@ class Writer:
         self._used = [0, 0, 0]
         self._kept = [0, 0, 0]
         self._current = 0
-        self._fd = self._open(0)
+        self._fds = [self._open(0)]
         self._length = 0
         self.total_bytes = 0
 
@@ -56,8 +56,9 @@ class Writer:
             view = view[len(part) :]
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._fd)
+        """Give the descriptors back."""
+        for fd in self._fds:
+            os.close(fd)
 
     def _room(self) -> int:
         return self._limits[self._current] - self._used[self._current]
@@ -66,23 +67,27 @@ class Writer:
         return os.open(f"{self._directory}/{NAMES[index]}", _FLAGS, 0o600)
 
     def _turn(self) -> bool:
-        """Go on in the older of the two files, emptied. False when that cannot be."""
+        """Go on in the older of the two files, emptied. False when that cannot be.
+
+        A file stays open once it is: ext4 writes one that was emptied to the disk when it is closed.
+        """
         index = 2 if self._current == 1 else 1
         if self._limits[index] == 0:
             return False
         try:
-            fd = self._open(index)
+            if index == len(self._fds):
+                self._fds.append(self._open(index))
+            os.ftruncate(self._fds[index], 0)
         except OSError:
             return False  # no room for one more file: tried again with the next bytes
-        os.close(self._fd)
-        self._fd, self._current = fd, index
+        self._current = index
         self._used[index] = self._kept[index] = self._length = 0
         return True
 
     def _append(self, part: memoryview, boot_us: int) -> bool:
         header = HEADER.pack(self.total_bytes, boot_us, len(part), 0)
         try:
-            written = os.pwritev(self._fd, (header, part), self._length)
+            written = os.pwritev(self._fds[self._current], (header, part), self._length)
         except OSError:
             written = 0
         if written == len(header) + len(part):
@@ -93,7 +98,7 @@ class Writer:
 
     def _forget_half_a_frame(self) -> None:
         try:
-            os.ftruncate(self._fd, self._length)
+            os.ftruncate(self._fds[self._current], self._length)
         except OSError:
             pass  # a disk that takes nothing any more: the next frame is written over it
 

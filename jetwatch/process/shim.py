@@ -215,7 +215,7 @@ def _keep_reading(pipe_fd: int) -> None:
     """Let a daemon that the command left behind go on writing: with nobody reading, the pipe would kill it.
 
     The step is over and its lock is free; the agent sees this process end, and a child of it reads, and forgets what it
-    read. That child becomes `cat`, which takes a fiftieth of the memory, where there is one.
+    read. That child becomes `cat`, which takes next to no memory, where there is one.
     """
     os.set_blocking(pipe_fd, True)
     if os.fork():
