@@ -177,6 +177,8 @@ def test_term_at_any_moment_of_a_start_loses_and_repeats_nothing(site: Site) -> 
         before = time.monotonic()
         assert agent.stop() == 0
         assert time.monotonic() - before < 2
+        names = [line["event"] for line in agent.lines]
+        assert "step_started" not in names[names.index("agent_stopping") :]
     site.once({**config, "check_command": "false"})
     runs = [run["play_uuid"] for run in site.runs()]
     assert {run["outcome"] for run in site.runs()} == {"ok"}
@@ -213,6 +215,18 @@ def test_a_supervisor_killed_after_its_command_began_makes_the_run_lost(site: Si
     site.answer(0)
     again = agent.wait_for("run_started", attempt=2)
     assert again["play_uuid"] != ended["play_uuid"]
+
+
+def test_a_supervisor_outlives_the_signals_that_everybody_gets(site: Site) -> None:
+    """TERM, INT and HUP, as a shutdown or a closed terminal sends them, end neither it nor what it holds."""
+    gate = site.gate()
+    agent = site.start(one_play(site, gate), "--no-splay")
+    site.pid_in("pids")
+    supervisor = site.supervisor_of("play")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        os.kill(supervisor, number)
+    gate.open()
+    assert agent.wait_for("run_finished")["exit_code"] == 3
 
 
 def fresh_supervisor(site: Site, agent: AgentProcess) -> tuple[int, Path]:
