@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import waiting
+
 JETP = Path(sys.executable).with_name("jetp")
 PATIENCE_S = 40.0
 """How long an event may take on a busy machine before the test gives up."""
@@ -33,12 +35,8 @@ Answer = TypeVar("Answer")
 
 
 def until(condition: Callable[[], Answer], within_s: float = PATIENCE_S) -> Answer:
-    """What `condition` answers as soon as that is true. Raises AssertionError when it does not become so in time."""
-    deadline = time.monotonic() + within_s
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not so within {within_s} s: {condition}"
-        time.sleep(0.01)
-    return answer
+    """As `waiting.until`, with the patience that whole agents need."""
+    return waiting.until(condition, within_s)
 
 
 def is_alive(pid: int) -> bool:

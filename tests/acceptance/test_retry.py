@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from agent_process import Site
+from agent_process import Site, until
 
 QUICK = {"initial": "1s", "max": "1s"}
 SLOW = {"initial": "10h", "max": "10h"}
@@ -97,6 +97,24 @@ def test_a_retry_that_came_due_meanwhile_runs_at_once(site: Site) -> None:
     ended = second.wait_for("run_finished")
     assert (ended["trigger"], ended["attempt"], ended["outcome"]) == ("retry", 2, "ok")
     assert remaining < 1.1
+
+
+def test_once_takes_up_a_retry_that_is_due(site: Site) -> None:
+    """Before its time --once leaves it alone; after it the run is retried, although the check would say not due."""
+    config = failing(site, check_interval=3600, retry=SLOW)
+    site.once(config, code=1)
+    site.answer(1)
+    (site.root / "fixed").touch()
+    assert site.once().told("run_started") == []
+    site.jetp("clear")
+    (site.root / "fixed").unlink()
+    site.answer(0, revision="r1")
+    planned = site.once({**config, "retry": QUICK}, code=1).told("retry_planned")[0]
+    site.answer(1)
+    (site.root / "fixed").touch()
+    until(lambda: time.time() > datetime.fromisoformat(planned["at"]).timestamp())
+    run = site.once().told("run_finished", outcome="ok")[0]
+    assert (run["trigger"], run["attempt"]) == ("retry", 2)
 
 
 def test_a_retry_waits_for_the_end_of_a_suspension(site: Site) -> None:

@@ -124,6 +124,12 @@ def test_stable_phase_checks_when_its_point_comes(site: Site) -> None:
     assert gaps(checks(site, 3)) == [pytest.approx(2, abs=1), pytest.approx(2, abs=1)]
 
 
+def test_once_waits_for_no_grid_point(site: Site) -> None:
+    """--once checks now, although the next point of a stable grid may be an hour away."""
+    site.once(quiet(site, check_interval=HOUR_S, phase="stable"))
+    assert len(check_times(site)) == 1
+
+
 def test_once_waits_for_its_splay(site: Site) -> None:
     """--once without --no-splay: the wait is drawn and waited for as ever."""
     agent = site.start(quiet(site, splay=2), "--once", "--log-level", "debug")
