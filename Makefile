@@ -6,11 +6,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help dev demo test test-fast lint types clean
+.PHONY: help dev demo test test-fast lint types bench-content clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 dev: .venv/dev-installed ## make .venv with everything that development needs
 
@@ -18,7 +18,7 @@ demo: .venv/demo-installed ## show the agent at work on real content, and clean 
 	@$(BIN)/python contrib/demo/run.py
 
 test: dev ## all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: dev ## the tests that take no time
 	$(BIN)/python -m pytest tests/unit -m "not slow"
@@ -30,6 +30,9 @@ lint: dev ## style, format, and which room may import which
 
 types: dev ## mypy, strict
 	$(BIN)/mypy
+
+bench-content: dev ## what fetching costs, beside other programs
+	$(BIN)/python bench/content.py
 
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
