@@ -346,13 +346,26 @@ def test_a_trigger_during_a_run_is_remembered_once(site: Site) -> None:
 
 
 def test_trigger_does_not_go_past_a_suspension(site: Site) -> None:
-    """A suspended watch is not checked; why is said, and the exit code is not 0 when somebody waits for it."""
+    """A suspended watch is not checked; why is said, and the exit code is 1, whether somebody waits or not."""
     agent = quiet_agent(site, due_when_told(site))
     site.jetp("suspend", "--reason", "moving house")
     site.answer(0)
-    done = site.jetp("trigger", "--force", "--wait", code=1)
-    assert "moving house" in done.stdout + done.stderr
+    for words in ([], ["--wait"], ["--force", "--wait"]):
+        assert "moving house" in site.jetp("trigger", *words, code=1).stdout
     assert agent.told("run_started") == []
+
+
+def test_a_caller_that_waits_is_told_what_stands_in_the_way_for_long(site: Site) -> None:
+    """Due, but there is no room on the disk, or the watch is held: 1 and why, at once."""
+    agent = quiet_agent(site, due_when_told(site, disk_reserve="1000000 GiB"))
+    assert "disk" in site.jetp("trigger", "--force", "--wait", code=1).stdout
+    agent.stop()
+    site.configure(due_when_told(site, jet_command={"shell": "kill -KILL $PPID; sleep 1000; :"}))
+    site.answer(0)
+    for _ in range(3):
+        site.once(code=1)
+    site.start(due_when_told(site), "--no-splay", "--log-level", "debug").wait_for("check_finished", reason="held")
+    assert "held" in site.jetp("trigger", "--force", "--wait", code=1).stdout
 
 
 def test_trigger_waits_for_its_turn_among_others(site: Site) -> None:

@@ -217,6 +217,20 @@ def test_a_supervisor_killed_after_its_command_began_makes_the_run_lost(site: Si
     assert again["play_uuid"] != ended["play_uuid"]
 
 
+@pytest.mark.slow
+def test_a_supervisor_that_does_nothing_is_killed_when_it_is_far_over_its_time(site: Site) -> None:
+    """Stopped, it enforces no timeout: 30 s after that and two graces the agent ends it, and the run is lost."""
+    config = one_play(site, site.gate(), timeouts={"play": "0.5s", "grace": "0.1s"})
+    agent = site.start(config, "--no-splay")
+    play = site.pid_in("pids")
+    os.kill(site.supervisor_of("play"), signal.SIGSTOP)
+    ended = agent.wait_for("run_finished", within_s=60)
+    assert ended["outcome"] == "lost"
+    assert ended["duration_s"] > 30.7
+    assert not is_alive(play)
+    assert site.supervisors() == []
+
+
 def test_a_supervisor_outlives_the_signals_that_everybody_gets(site: Site) -> None:
     """TERM, INT and HUP, as a shutdown or a closed terminal sends them, end neither it nor what it holds."""
     gate = site.gate()

@@ -167,7 +167,7 @@ def test_after_max_attempts_a_revision_starts_no_more_runs(site: Site) -> None:
     assert (standing["quarantined_revision"], standing["quarantine_reason"]) == ("r1", "max_attempts")
     assert site.jetp("status", "--check", code=1)
     assert "r1 is quarantined" in site.jetp("why").stdout
-    site.jetp("trigger", "--wait", "--force", code=None)
+    assert "r1 is quarantined" in site.jetp("trigger", "--wait", "--force", code=1).stdout
     assert len(agent.told("run_started")) == 2
     agent.stop()
     assert site.once(None, "--log-level", "debug").told("check_finished", result="skipped", reason="quarantined")
@@ -247,6 +247,16 @@ def test_a_check_in_error_is_asked_again_after_the_backoff(site: Site) -> None:
     agent.wait_for("check_finished", result="not_due")
     assert site.read_lines("attempts")[:2] == ["1", "2"]
     assert site.standing()["check_errors"] == 0
+
+
+def test_clear_asks_a_check_that_its_errors_put_off(site: Site) -> None:
+    """After `jetp clear` a check that would wait for hours is asked at once, where there is no splay."""
+    config = {"check_command": site.check(9), "jet_command": "true", "check_interval": 3600, "retry": SLOW}
+    agent = site.start(config, "--no-splay", "--log-level", "debug")
+    agent.wait_for("retry_planned")
+    site.answer(1)
+    site.jetp("clear")
+    agent.wait_for("check_finished", result="not_due")
 
 
 def test_without_a_policy_an_error_waits_for_the_regular_time(site: Site) -> None:

@@ -216,6 +216,17 @@ def test_a_local_time_that_comes_twice_fires_once(site: Site) -> None:
     assert left_s(site) == pytest.approx(25 * 3600, abs=60)
 
 
+def test_a_clock_that_was_set_back_repeats_no_firing(site: Site) -> None:
+    """What fired at six does not fire again when it becomes six once more within 3 h: the next is tomorrow's."""
+    config = {"schedule": "0 6 * * *", "timezone": "UTC", "jet_command": "true"}
+    first = at_time(site, "2026-03-04 05:59:59", config)
+    first.wait_for("run_finished", outcome="ok")
+    first.kill9()
+    at_time(site, "2026-03-04 05:00:00", None).wait_for("agent_started")
+    until(lambda: left_s(site) > 24 * HOUR_S)
+    assert left_s(site) == pytest.approx(25 * HOUR_S, abs=60)
+
+
 def test_once_checks_a_schedule_whatever_the_time(site: Site) -> None:
     """--once asks each watch once, also one that is years away from its next firing."""
     site.once({"schedule": "0 0 29 2 *", "splay": "1s", "jet_command": "true"})
