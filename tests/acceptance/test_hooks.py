@@ -122,7 +122,7 @@ def test_on_start_runs_beside_the_run_and_is_told_before_what_comes_after(site: 
     config["jet_command"] = site.shell("echo 1 > answer; echo play >> order")
     agent = site.start(config, "--no-splay")
     agent.wait_for("run_finished", outcome="ok")
-    assert sorted(site.read_lines("order")) == ["on_start", "play"]
+    until(lambda: sorted(site.read_lines("order")) == ["on_start", "play"])
     gate.open()
     agent.wait_for("step_finished", step="on_ok")
     assert site.read_lines("order")[-1] == "on_ok"
