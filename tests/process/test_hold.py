@@ -103,6 +103,14 @@ def test_a_daemon_can_write_for_as_long_as_it_lives(bench: Workbench, fifo: Path
     until((tmp_path / "after").exists)
 
 
+def test_a_daemon_that_writes_without_end_does_not_hold_the_command(run: Run, bench: Workbench) -> None:
+    """What is in the pipe at the command's end is taken, and no more."""
+    result = run(f"{' '.join(bench.hostile('flood'))} & while [ $(wc -l < {bench.register}) -lt 2 ]; do :; done").result
+    assert (result.ending, result.exit_code) == (Ending.EXITED, 0)
+    for pid in bench.survivors():
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_an_end_that_nobody_holds_needs_no_reader(bench: Workbench) -> None:
     """Nothing of a supervisor is left when the command left nobody."""
     step = bench.start("echo hello")

@@ -172,7 +172,7 @@ def test_nothing_runs_before_it_is_written_down(bench: Workbench, effect: Path) 
     os.mkfifo(directory / "started.json.new")  # opening it for writing waits for a reader
     step = Step(spec, directory, launch.start(bench.program, directory, spec))
     assert step.supervisor is not None
-    until(lambda: len(_children(step.supervisor.pid)) == 1)
+    until(lambda: [child.state for child in _children(step.supervisor.pid)] == ["S"])  # it waits at the gate
     assert (step.look().sight, step.look().supervisor) == (Sight.ALIVE, None)
     os.kill(step.supervisor.pid, signal.SIGKILL)
     assert step.dead().sight is Sight.NEVER_RAN
@@ -180,8 +180,8 @@ def test_nothing_runs_before_it_is_written_down(bench: Workbench, effect: Path) 
     assert not effect.exists()
 
 
-def _children(pid: int) -> list[int]:
-    return [process.pid for process in processes() if process.parent == pid]
+def _children(pid: int) -> list[tree.Process]:
+    return [process for process in processes() if process.parent == pid]
 
 
 def test_a_directory_that_was_never_made_ran_nothing(tmp_path: Path) -> None:
@@ -547,17 +547,22 @@ def test_one_whose_directory_was_removed_leaves(bench: Workbench, fifo: Path) ->
     until(step.has_left)
 
 
-@pytest.mark.parametrize("call", ["pwrite64", "fsync", "rename"])
+# The first rename is that of started.json; the second fsync is that of the directory.
+FAULTS = ["pwrite64:error=EIO:when=1", "pwrite64:retval=7:when=1", "fsync:error=EIO:when=1", "fsync:error=EIO:when=2"]
+FAULTS += ["ftruncate:error=EIO:when=1", "rename:error=EIO:when=2", "rename:error=ENOSPC:when=2"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_result_survives_the_failure_of_any_call_that_writes_it(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Each fails once with EIO; the second try makes a new file, and the result is whole."""
+    """Each fails once; the second try makes a new file, and the result is whole."""
     need(shutil.which("strace") is not None, "needs strace")
     assert bench.program
-    which = {"pwrite64": "1", "rename": "2", "fsync": "1"}[call]  # the first rename is that of started.json
     python = tmp_path / "python"
-    inject = f"-e trace={call} -e inject={call}:error=EIO:when={which}"
-    python.write_text(f'#!/bin/sh\nexec strace -D -f -qq -o {tmp_path}/trace {inject} {sys.executable} "$@"\n')
+    call = fault.partition(":")[0]
+    tracer = f"strace -D -f -qq -o {tmp_path}/trace -e trace={call} -e inject={fault}"
+    python.write_text(f'#!/bin/sh\nexec {tracer} {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(launch.sys, "executable", str(python))
     step = bench.start("exit 9")
