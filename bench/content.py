@@ -126,7 +126,9 @@ class Bench:
         """Run every program once per round, each into a new directory; the first row is what the others are set by."""
         rows = {name: Row(name) for name in programs}
         for number in range(self.rounds + 1):
-            for name, argv in programs.items():
+            order = list(programs.items())
+            turn = number % len(order)  # nobody always comes after the same one
+            for name, argv in order[turn:] + order[:turn]:
                 into = self.work / "into"
                 shutil.rmtree(into, ignore_errors=True)
                 self._run(rows[name], argv(into), keep=number > 0)  # the first round only warms the caches up
