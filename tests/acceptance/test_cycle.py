@@ -213,7 +213,7 @@ def test_a_play_that_obeys_term_is_not_killed(site: Site) -> None:
     """TERM comes first: who obeys it may clean up."""
     config = {
         "check_command": "true",
-        "jet_command": site.shell("trap 'echo cleaned > cleaned; exit 0' TERM; sleep 1000 & wait"),
+        "jet_command": site.shell("trap 'echo cleaned > cleaned; exit 0' TERM; while :; do sleep 0.05; done"),
         "timeouts": {"play": "0.5s", "grace": "20s"},
     }
     run = site.once(config, code=1).told("run_finished")[0]
