@@ -53,9 +53,10 @@ def fetch(
     """Put the present revision of a content source into DIR, which is empty or missing.
 
     \b
-    jetp fetch s3://bucket/site/ ./site --option endpoint=http://127.0.0.1:9000
-    jetp fetch git+https://host/repo.git@main#web ./web
-    jetp fetch --look https://host/site.tar.zst
+    Examples:
+      jetp fetch s3://bucket/site/ ./site --option endpoint=http://127.0.0.1:9000
+      jetp fetch git+https://host/repo.git@main#web ./web
+      jetp fetch --look https://host/site.tar.zst
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that nothing half-done stays
     content = _content(url, options)

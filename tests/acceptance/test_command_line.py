@@ -16,7 +16,7 @@ import pytest
 from agent_process import JETP, MAY_UNSHARE, PATIENCE_S, AgentProcess, Site, is_alive, until
 
 COMMANDS = (
-    *("watch", "check-config", "schema", "status", "runs", "show", "logs", "why"),
+    *("watch", "check-config", "schema", "fetch", "status", "runs", "show", "logs", "why"),
     *("trigger", "cancel", "clear", "suspend", "resume", "local", "version"),
 )
 QUIET = {"check_command": "false", "jet_command": "true", "check_interval": 3600}
@@ -68,11 +68,13 @@ def quiet_agent(site: Site, config: dict[str, Any]) -> AgentProcess:
 
 
 def test_help_names_every_command() -> None:
-    """`jetp --help` lists them, each has a help of its own, and neither needs a state directory."""
+    """`jetp --help` lists them, each has a help of its own with an example, and neither needs a state directory."""
     said = bare("--help").stdout
     for command in COMMANDS:
         assert re.search(rf"^  {command} ", said, re.MULTILINE), command
-        assert f"jetp {command}" in bare(command, "--help").stdout
+        usage, _, example = bare(command, "--help").stdout.partition("Example")
+        assert f"jetp {command}" in usage
+        assert f"jetp {command}" in example, command
 
 
 def test_version_says_the_version() -> None:
