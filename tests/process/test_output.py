@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,7 +106,10 @@ def test_what_is_no_frame_ends_the_reading(tmp_path: Path) -> None:
     written(tmp_path, [b"first"], 4096)
     with (tmp_path / "output").open("ab") as target:
         target.write(HEADER.pack(5, 0, 2**32 - 1, 0) + b"x" * 100)
+    tracemalloc.start()
     assert kept(tmp_path) == [(0, b"first")]
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_a_directory_without_output_is_empty(tmp_path: Path) -> None:

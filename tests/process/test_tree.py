@@ -17,11 +17,13 @@ from jetwatch.process import tree
 from jetwatch.process.place import find_place
 from jetwatch.process.tree import Family
 
+Started = list[subprocess.Popen[bytes]]
+
 
 @pytest.fixture
-def popen(bench: Workbench) -> Iterator[list[subprocess.Popen[bytes]]]:
+def popen(bench: Workbench) -> Iterator[Started]:
     """What was started by `begin`; all of it is ended and waited for."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: Started = []
     yield started
     for child in started:
         child.kill()
@@ -32,9 +34,7 @@ def popen(bench: Workbench) -> Iterator[list[subprocess.Popen[bytes]]]:
         os.kill(pid, signal.SIGKILL)
 
 
-def begin(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]], *argv: str, env: dict[str, str] | None = None
-) -> tuple[int, int]:
+def begin(bench: Workbench, popen: Started, *argv: str, env: dict[str, str] | None = None) -> tuple[int, int]:
     """Start a process in a session of its own. Its pid and start time."""
     child = subprocess.Popen(argv, env={MARK: bench.mark, **(env or {})}, start_new_session=True)
     popen.append(child)
@@ -58,9 +58,7 @@ def family(
 # -- who belongs to it
 
 
-def test_a_process_is_read_whatever_it_is_called(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_a_process_is_read_whatever_it_is_called(bench: Workbench, popen: Started, tmp_path: Path) -> None:
     """A name of blanks, parentheses and bytes that are no text shifts no field."""
     odd = tmp_path / os.fsdecode(b"a) R 1 (\xff")
     odd.symlink_to("/bin/sleep")
@@ -74,7 +72,7 @@ def test_nobody_is_there_when_nobody_is() -> None:
     assert tree.look_up(2**22 + 1) is None
 
 
-def test_children_of_children_are_found_by_descent(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_children_of_children_are_found_by_descent(bench: Workbench, popen: Started) -> None:
     """In sessions of their own, without environment: below a living root or leader they are found."""
     leader = begin(bench, popen, *bench.hostile("cleared"))
     until(lambda: len(bench.registered()) == 2)
@@ -84,9 +82,7 @@ def test_children_of_children_are_found_by_descent(bench: Workbench, popen: list
     assert os.getpid() not in pids(family(root=os.getpid()))
 
 
-def test_who_was_found_once_is_known_when_its_parent_is_gone(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]]
-) -> None:
+def test_who_was_found_once_is_known_when_its_parent_is_gone(bench: Workbench, popen: Started) -> None:
     """An orphan in a session of its own, without environment, stays a member."""
     leader = begin(bench, popen, *bench.hostile("cleared"))
     until(lambda: len(bench.registered()) == 2)
@@ -98,7 +94,7 @@ def test_who_was_found_once_is_known_when_its_parent_is_gone(
     assert pids(family(leader=leader)) == set()
 
 
-def test_orphans_in_the_leaders_session_are_found(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_orphans_in_the_leaders_session_are_found(bench: Workbench, popen: Started) -> None:
     """A session is never left by accident, and its number is not given away while somebody is in it."""
     leader = begin(bench, popen, *bench.hostile("stay"))
     until(lambda: len(bench.registered()) == 2)
@@ -108,7 +104,7 @@ def test_orphans_in_the_leaders_session_are_found(bench: Workbench, popen: list[
     assert pids(family(leader=leader)) == {orphan}
 
 
-def test_a_daemon_is_found_by_its_mark(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_a_daemon_is_found_by_its_mark(bench: Workbench, popen: Started) -> None:
     """No parent, a session of its own: what it was started with is still in its environment."""
     begin(bench, popen, *bench.hostile("daemon"))
     until(lambda: len(bench.registered()) == 2)
@@ -132,7 +128,7 @@ def cgroup(bench: Workbench) -> Iterator[str]:
     assert not Path(path).parent.exists()
 
 
-def test_everybody_in_a_cgroup_is_found(bench: Workbench, popen: list[subprocess.Popen[bytes]], cgroup: str) -> None:
+def test_everybody_in_a_cgroup_is_found(bench: Workbench, popen: Started, cgroup: str) -> None:
     """Groups below it included; nothing else need be known of them."""
     first, _ = begin(bench, popen, "/bin/sleep", "60")
     second, _ = begin(bench, popen, "/bin/sleep", "60")
@@ -143,9 +139,7 @@ def test_everybody_in_a_cgroup_is_found(bench: Workbench, popen: list[subprocess
     assert [child.wait() for child in popen] == [-signal.SIGKILL] * 2
 
 
-def test_a_cgroup_that_was_swept_meanwhile_is_made_again(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]], cgroup: str
-) -> None:
+def test_a_cgroup_that_was_swept_meanwhile_is_made_again(bench: Workbench, popen: Started, cgroup: str) -> None:
     """An empty one may be removed at any moment, even between its making and its first process."""
     pid, _ = begin(bench, popen, "/bin/sleep", "60")
     tree.remove_cgroup(cgroup)
@@ -166,7 +160,7 @@ def test_a_cgroup_that_cannot_be_joined_is_told(tmp_path: Path, cgroup: str) -> 
 # -- who does not
 
 
-def test_a_zombie_is_gone(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_a_zombie_is_gone(bench: Workbench, popen: Started) -> None:
     """Only its name is left; nobody waits for it."""
     leader = begin(bench, popen, "/bin/true")
     until(lambda: (now := tree.look_up(leader[0])) and now.state == "Z")
@@ -174,7 +168,7 @@ def test_a_zombie_is_gone(bench: Workbench, popen: list[subprocess.Popen[bytes]]
     assert tree.kill(family(leader=leader), patience_s=5) == []
 
 
-def test_a_process_whose_first_thread_ended_lives(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_a_process_whose_first_thread_ended_lives(bench: Workbench, popen: Started) -> None:
     """In /proc it looks like a zombie; it is found and ended."""
     leader = begin(
         bench, popen, sys.executable, "-I", "-S", str(SCRIPTS / "hostile.py"), str(bench.register), "threaded"
@@ -187,9 +181,7 @@ def test_a_process_whose_first_thread_ended_lives(bench: Workbench, popen: list[
     assert bench.survivors() == []
 
 
-def test_a_number_that_somebody_else_has_now_is_left_alone(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]]
-) -> None:
+def test_a_number_that_somebody_else_has_now_is_left_alone(bench: Workbench, popen: Started) -> None:
     """The same pid with another start time is another process: no member, and never signalled."""
     pid, ticks = begin(bench, popen, *bench.hostile())
     until(bench.registered)
@@ -204,7 +196,7 @@ def test_a_number_that_somebody_else_has_now_is_left_alone(
 
 
 def test_a_session_whose_number_may_have_been_given_away_counts_for_nothing_beside_a_cgroup(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]], tmp_path: Path
+    bench: Workbench, popen: Started, tmp_path: Path
 ) -> None:
     """With its leader gone and a cgroup at hand, the cgroup alone says who belongs to it."""
     leader = begin(bench, popen, *bench.hostile("stay"))
@@ -226,10 +218,39 @@ def test_who_looks_is_never_one_of_them(bench: Workbench) -> None:
     assert child.stdout == b"[]\n"
 
 
+def test_a_successor_of_who_ends_while_it_is_looked_at_is_met(bench: Workbench, popen: Started) -> None:
+    """It was not there yet when the looking began."""
+    first, _ = begin(bench, popen, "/bin/sleep", "60")
+
+    def judge(process: tree.Process) -> bool | None:
+        if process.pid == first:
+            begin(bench, popen, "/bin/sleep", "60")
+            popen[0].kill()
+            popen[0].wait()
+            return None
+        return process.pid in [child.pid for child in popen]
+
+    assert set(tree.meet_everybody(judge, passes=9)) == {popen[1].pid}
+
+
+def test_who_has_just_ended_cannot_be_judged(bench: Workbench, popen: Started) -> None:
+    """Neither marked nor not: with its memory it has given back its environment."""
+    pid, _ = begin(bench, popen, "/bin/sleep", "60")
+    process = tree.look_up(pid)
+    assert process is not None
+    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is True
+    assert tree.is_marked(process, b"OTHER=1") is False
+    popen[0].kill()
+    until(lambda: (now := tree.look_up(pid)) and now.state == "Z")
+    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is None
+    popen[0].wait()
+    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is None
+
+
 # -- ending them
 
 
-def test_terminate_wakes_who_is_stopped(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_terminate_wakes_who_is_stopped(bench: Workbench, popen: Started) -> None:
     """A stopped process can obey only when it goes on."""
     leader = begin(bench, popen, "/bin/sleep", "60")
     os.kill(leader[0], signal.SIGSTOP)
@@ -238,7 +259,7 @@ def test_terminate_wakes_who_is_stopped(bench: Workbench, popen: list[subprocess
     assert popen[0].wait(timeout=10) == -signal.SIGTERM
 
 
-def test_kill_ends_a_swarm(bench: Workbench, popen: list[subprocess.Popen[bytes]]) -> None:
+def test_kill_ends_a_swarm(bench: Workbench, popen: Started) -> None:
     """Fifty processes that leave successors faster than they can be listed."""
     leader = begin(bench, popen, *bench.hostile("swarm"))
     until(lambda: len(bench.registered()) > 100)
@@ -246,9 +267,7 @@ def test_kill_ends_a_swarm(bench: Workbench, popen: list[subprocess.Popen[bytes]
     assert bench.survivors() == []
 
 
-def test_who_may_not_be_signalled_is_told_after_the_patience(
-    bench: Workbench, popen: list[subprocess.Popen[bytes]]
-) -> None:
+def test_who_may_not_be_signalled_is_told_after_the_patience(bench: Workbench, popen: Started) -> None:
     """As an ordinary user, root's process cannot be ended: it is returned, not waited for."""
     need_root()
     leader = begin(bench, popen, "/bin/sleep", "60")

@@ -95,7 +95,7 @@ def swarm(register: str) -> None:
             os.setsid()
             note(register)
             while time.monotonic() < DEADLINE:
-                time.sleep(0.01)
+                time.sleep(0.03)
                 if os.fork():
                     os._exit(0)
                 note(register)
