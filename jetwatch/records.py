@@ -393,7 +393,8 @@ class WatchState:
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
     of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what).
     `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with. `look` is the last look at the
-    watch's content, `requests` what all of them cost.
+    watch's content. Counted since the journal began: `requests` to content sources, `fetched_bytes` that came from
+    them, `ended` runs by outcome; `failures_in_a_row` since the last run that ended ok.
     """
 
     watch: str
@@ -418,6 +419,9 @@ class WatchState:
     trigger: Trigger | None = None
     look: Look | None = None
     requests: int = 0
+    fetched_bytes: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)
+    failures_in_a_row: int = 0
     quarantined_revision: str | None = None
     quarantine_reason: str | None = None
     lost_in_a_row: int = 0

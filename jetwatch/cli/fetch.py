@@ -76,7 +76,11 @@ def fetch(
             deadline_s=_seconds(deadline),
             applied=_applied(),
         )
-    _write_outputs(revision=fetched.revision)
+    _write_outputs(
+        revision=fetched.revision,
+        fetched_bytes=str(fetched.total_bytes - fetched.reused_bytes),
+        fetch_requests=str(fetched.requests),
+    )
     _say_fetched(fetched, directory, time.monotonic() - began, as_json)
 
 

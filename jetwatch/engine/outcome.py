@@ -88,7 +88,7 @@ def after_run(
 ) -> tuple[WatchState, tuple[Event, ...]]:
     """The watch after `run` was closed, and what there is to tell besides run_finished."""
     state = replace(
-        state,
+        _counted(state, run),
         last_run=run.id,
         applied_revision=_applied(state, run),
         lost_in_a_row=state.lost_in_a_row + 1 if run.outcome is Outcome.LOST else 0,
@@ -104,6 +104,25 @@ def after_run(
     state, held = _hold(state, now)
     state, retried = _retry(state, run, retry, now, uniform)
     return state, held + retried
+
+
+def _counted(state: WatchState, run: Run) -> WatchState:
+    """What is counted of every run: how it ended, and what its download says that it cost."""
+    outcome = str(run.outcome)
+    ok, cancelled = run.outcome is Outcome.OK, run.outcome is Outcome.CANCELLED
+    cost = next((step.result.outputs for step in run.steps if step.name == "download" and step.result), {})
+    return replace(
+        state,
+        ended={**state.ended, outcome: state.ended.get(outcome, 0) + 1},
+        failures_in_a_row=0 if ok else state.failures_in_a_row + (not cancelled),
+        requests=state.requests + _count(cost.get("fetch_requests")),
+        fetched_bytes=state.fetched_bytes + _count(cost.get("fetched_bytes")),
+    )
+
+
+def _count(text: str | None) -> int:
+    """A number that a command wrote; whatever is none counts as nothing."""
+    return int(text) if text and len(text) <= 15 and text.isascii() and text.isdigit() else 0
 
 
 def _applied(state: WatchState, run: Run) -> str:

@@ -405,3 +405,31 @@ def test_a_backoff_survives_a_reboot_and_grows_by_nothing() -> None:
     assert wait_s(state.retry_at, rebooted(20)) == 100
     assert wait_s(state.retry_at, rebooted(200)) == 0
     assert wait_s(state.retry_at, rebooted(20, clock_set_s=-10 * 365 * 86_400)) == 120
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_end_of_a_run_is_counted_by_its_outcome() -> None:
+    """However many there are, and whatever they mean for the next one."""
+    ends = [Outcome.OK, Outcome.FAILED, Outcome.OK, Outcome.CANCELLED, Outcome.LOST, Outcome.TIMEOUT]
+    state = after(watch(), *[closed(outcome) for outcome in ends])
+    assert state.ended == {"ok": 2, "failed": 1, "cancelled": 1, "lost": 1, "timeout": 1}
+
+
+def test_failures_in_a_row_are_ended_by_an_ok_run_alone() -> None:
+    """A cancelled run says nothing of the machine, and another revision that fails is one more failure."""
+    failing = after(watch(), closed(Outcome.FAILED, revision="a"), closed(Outcome.CANCELLED), closed(Outcome.LOST))
+    assert failing.failures_in_a_row == 2
+    assert after(failing, closed(Outcome.OK)).failures_in_a_row == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [("17", 17), ("0", 0), ("", 0), ("-1", 0), ("1e9", 0), ("many", 0), ("9" * 16, 0), ("٣", 0)],
+)
+def test_what_a_download_says_that_it_cost_is_added_up(said: str, counted: int) -> None:
+    """Of what is no number, nothing."""
+    download = ended("download", result(outputs={"fetched_bytes": said, "fetch_requests": said}))
+    state = after(watch(fetched_bytes=100, requests=10), closed(Outcome.OK, download, ended("play", OK, 1)))
+    assert (state.fetched_bytes, state.requests) == (100 + counted, 10 + counted)
