@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help dev demo test test-fast lint types bench-content clean
+.PHONY: help dev demo test test-fast torture lint types bench-content clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -22,6 +22,9 @@ test: dev ## all tests
 
 test-fast: dev ## the tests that take no time
 	$(BIN)/python -m pytest tests/unit -m "not slow"
+
+torture: dev ## try to break every promise; an hour
+	$(BIN)/python tests/torture
 
 lint: dev ## style, format, and which room may import which
 	$(BIN)/ruff check
