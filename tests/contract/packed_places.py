@@ -27,7 +27,14 @@ class PackedPlace(Place):
     """One archive. An empty one is an empty tree; changing it is replacing it."""
 
     refuses_empty = False
-    hostile = (("../up", "../up"), ("a/../b", "a/../b"), ("/absolute", "/absolute"), ("new\nline", r"new\nline"))
+    hostile = (
+        ("../up", "../up"),
+        ("a/../b", "a/../b"),
+        ("a//b", "a//b"),
+        ("/absolute", "/absolute"),
+        ("new\nline", r"new\nline"),
+        ("pb.yml/inside", "pb.yml"),
+    )
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

@@ -51,8 +51,11 @@ class Place(ABC):
 
     `reuses`: an unchanged file is not fetched again when there is a cache. `refuses_empty`: a place without any file is
     ContentRetry (else it may be an empty tree). `hostile`: keys this place can hold that a fetch must refuse, each with
-    the part of the name that the refusal must show. `many`: how many files the large case has.
+    the part of the name that the refusal must show. `many`: how many files the large case has. `marker`: the name of
+    the file that a publisher of this place writes last.
     """
+
+    marker: str | None = None
 
     reuses = False
     refuses_empty = True
@@ -78,6 +81,13 @@ class Place(ABC):
     def put_hostile(self, key: str) -> None:
         """Add the entry that `hostile` names."""
         self.put({key: b"hostile"})
+
+    def content_of(self, directory: Path) -> dict[str, bytes]:
+        """What a fetch put there, but for the marker."""
+        found = tree(directory)
+        if self.marker is not None:
+            del found[self.marker]
+        return found
 
 
 def silent(_done: int, _total: int | None) -> None:
@@ -164,10 +174,11 @@ class SourceSuite:
     def test_a_fetch_puts_exactly_what_is_there(self, place: Place, fetching: Fetching) -> None:
         """Every file with its bytes, nothing else, and the numbers that go with it."""
         place.put(FILES)
-        assert tree(fetching.now()) == FILES
+        assert place.content_of(fetching.now()) == FILES
         assert fetching.fetched is not None
-        assert fetching.fetched.files == len(FILES)
-        assert fetching.fetched.total_bytes == sum(map(len, FILES.values()))
+        whole = tree(fetching.root / "fetch-1")
+        assert fetching.fetched.files == len(whole)
+        assert fetching.fetched.total_bytes == sum(map(len, whole.values()))
 
     def test_an_unchanged_place_keeps_its_revision(self, place: Place) -> None:
         """Two looks, by one source and by another, say the same."""
@@ -196,7 +207,7 @@ class SourceSuite:
         fetching.now()
         place.put({"roles/web/tasks/main.yml": b"{}\n"})
         assert revision(place.source()) != before
-        assert tree(fetching.now()) == {**FILES, "roles/web/tasks/main.yml": b"{}\n"}
+        assert place.content_of(fetching.now()) == {**FILES, "roles/web/tasks/main.yml": b"{}\n"}
         if place.reuses:
             assert fetching.fetched is not None
             assert fetching.fetched.reused_bytes == sum(map(len, FILES.values())) - 3
@@ -209,7 +220,7 @@ class SourceSuite:
         place.remove("roles/web/tasks/main.yml")
         assert revision(place.source()) != before
         rest = {key: body for key, body in FILES.items() if key != "roles/web/tasks/main.yml"}
-        assert tree(fetching.now()) == rest
+        assert place.content_of(fetching.now()) == rest
 
     def test_content_that_comes_back_is_right(self, place: Place, fetching: Fetching) -> None:
         """From one content to another and back: nothing of the middle stays."""
@@ -219,7 +230,7 @@ class SourceSuite:
         fetching.now()
         place.put({"pb.yml": b"one"})
         place.remove("more")
-        assert tree(fetching.now()) == {"pb.yml": b"one"}
+        assert place.content_of(fetching.now()) == {"pb.yml": b"one"}
 
     def test_an_empty_place(self, place: Place, fetching: Fetching) -> None:
         """An empty place is one where nothing is yet (not mounted, not published), or an empty tree."""
@@ -231,19 +242,19 @@ class SourceSuite:
             assert re.search("nothing there yet|no such", str(error))  # noqa: PT017 - either end is right for some
         else:
             assert not place.refuses_empty
-            assert tree(target) == {}
+            assert place.content_of(target) == {}
 
     def test_many_files(self, place: Place, fetching: Fetching) -> None:
         """Thousands of files arrive, each with its own bytes."""
         files = {f"folder-{number % 97}/file-{number:05}": f"{number}\n".encode() for number in range(place.many)}
         place.put(files)
-        assert tree(fetching.now()) == files
+        assert place.content_of(fetching.now()) == files
 
     @pytest.mark.parametrize("files", [SPACES, UNICODE, SYNTAX], ids=["spaces", "unicode", "syntax"])
     def test_unusual_names(self, place: Place, fetching: Fetching, files: Mapping[str, bytes]) -> None:
         """Names with spaces, of every script, and with the signs of shells and URLs arrive byte for byte."""
         place.put(files)
-        assert tree(fetching.now()) == files
+        assert place.content_of(fetching.now()) == files
 
     def test_hostile_names_are_refused_by_name(self, place: Place, fetching: Fetching) -> None:
         """What cannot be a file below the directory stops the fetch, and the sentence names it."""
@@ -282,10 +293,10 @@ class SourceSuite:
         except ContentMoved:
             pass
         else:
-            assert tree(target) == before
+            assert place.content_of(target) == before
         assert calls, "a fetch tells its progress"
         assert calls == sorted(calls)
-        assert tree(fetching.now()) == after
+        assert place.content_of(fetching.now()) == after
 
     def test_a_revision_that_is_gone_is_not_another_one(self, place: Place, fetching: Fetching) -> None:
         """Asked for a revision that was overwritten: exactly that one, or ContentMoved."""
@@ -297,7 +308,7 @@ class SourceSuite:
             place.source().fetch(asked, target, fetching.cache, silent)
         except ContentMoved:
             return
-        assert tree(target) == {"pb.yml": b"old"}
+        assert place.content_of(target) == {"pb.yml": b"old"}
 
     def test_a_full_disk_is_said(self, place: Place, fetching: Fetching) -> None:
         """No space for the content: an error that says so, not a short file."""
@@ -309,6 +320,18 @@ class SourceSuite:
             target.mkdir()
             with pytest.raises(ContentError, match=r"(?i)space"):
                 source.fetch(asked, target, None, silent)
+
+    def test_a_full_disk_of_the_cache_is_no_hindrance(self, place: Place, fetching: Fetching) -> None:
+        """What cannot be kept for the next time is there this time all the same."""
+        place.put({"pb.yml": b"x", "large": os.urandom(1_000_000)})
+        source = place.source()
+        asked = revision(source)
+        target = fetching.directory()
+        with tiny_disk(fetching.root / "tiny", 128 * 1024) as disk:
+            cache = disk / "cache"
+            cache.mkdir(mode=0o700)
+            source.fetch(asked, target, cache, silent)
+        assert place.content_of(target).keys() == {"pb.yml", "large"}
 
     def test_a_place_that_may_not_be_read_needs_a_person(self, place: Place) -> None:
         """No permission or wrong credentials: ContentStalled, not an endless retry."""
@@ -328,7 +351,7 @@ class SourceSuite:
             file.write(b"more")
         (played / "roles/web/tasks/main.yml").unlink()
         (played / "new").write_bytes(b"new")
-        assert tree(fetching.now()) == FILES
+        assert place.content_of(fetching.now()) == FILES
 
     def test_a_spoilt_cache_cannot_harm_a_fetch(self, place: Place, fetching: Fetching) -> None:
         """Whatever is written over in the cache is noticed, or never used."""
@@ -337,7 +360,7 @@ class SourceSuite:
         for path in [path for path in fetching.cache.rglob("*") if path.is_file() and path.stat().st_size]:
             path.chmod(0o600)
             path.write_bytes(b"\xff" * path.stat().st_size)
-        assert tree(fetching.now()) == FILES
+        assert place.content_of(fetching.now()) == FILES
 
     def test_a_fetch_without_a_cache_is_right(self, place: Place, fetching: Fetching) -> None:
         """The cache is for speed only."""
@@ -345,4 +368,4 @@ class SourceSuite:
         source = place.source()
         target = fetching.directory()
         source.fetch(revision(source), target, None, silent)
-        assert tree(target) == FILES
+        assert place.content_of(target) == FILES

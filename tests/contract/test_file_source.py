@@ -30,6 +30,7 @@ class FilePlace(Place):
         ("a//b", "'a//b'"),
         ("a/../b", "'a/../b'"),
         ("new\nline", r"new\nline"),
+        ("pb.yml/inside", "pb.yml"),
     )
 
     def __init__(self, path: Path, *, checksum: bool = False) -> None:
