@@ -15,7 +15,6 @@ from jetwatch.errors import ContentRetry, ContentStalled
 from jetwatch.process.commands import Commands
 from jetwatch.records import Command, CommandResult, Content, ContentKind, Ending, Look
 
-DEADLINE_S = 60.0
 _PATHS = (ContentKind.DIRECTORY, ContentKind.FILE)
 _RETRY = 75
 
@@ -27,24 +26,31 @@ class Looks:
         self._commands = commands
         self._new_id = new_id
 
-    def look(self, settings: WatchSettings, known: Look | None, cancel_fd: int) -> Look:
-        """Look once. Blocks up to the deadline. Raises ContentError; a byte on `cancel_fd` ends a child."""
+    def look(
+        self, settings: WatchSettings, known: Look | None, cancel_fd: int, on_blocked: Callable[[int, str], None]
+    ) -> Look:
+        """Look once. Blocks up to `timeouts.check`. Raises ContentError; a byte on `cancel_fd` ends a child.
+
+        A child that cannot be killed is waited for; `on_blocked` is told its pid and state.
+        """
         content = settings.content
         if content is None:
             raise ContentStalled(f"{settings.name}: there is no content to look at")
         if content.kind in _PATHS:
-            return self._look_by_child(settings, content, cancel_fd)
+            return self._look_by_child(settings, content, cancel_fd, on_blocked)
         from jetwatch.content.fetch import open_source
 
-        return open_source(content).look(known, DEADLINE_S)
+        return open_source(content).look(known, settings.look_timeout_s)
 
-    def _look_by_child(self, settings: WatchSettings, content: Content, cancel_fd: int) -> Look:
+    def _look_by_child(
+        self, settings: WatchSettings, content: Content, cancel_fd: int, on_blocked: Callable[[int, str], None]
+    ) -> Look:
         fetch = settings.download
         command = Command(
             words=(sys.executable, "-m", "jetwatch", "fetch", "--look", content.url),
             env=fetch.env if fetch is not None else {},
             user=settings.user,
-            timeout_s=DEADLINE_S,
+            timeout_s=settings.look_timeout_s,
             grace_s=1.0,
         )
         result = self._commands.check(
@@ -53,14 +59,14 @@ class Looks:
             variables={},
             secrets=settings.secrets.get("download", {}),
             cancel_fd=cancel_fd,
-            on_blocked=lambda _pid, _state: None,
+            on_blocked=on_blocked,
         )
-        return _read_look(content, result)
+        return _read_look(content, result, settings.look_timeout_s)
 
 
-def _read_look(content: Content, result: CommandResult) -> Look:
+def _read_look(content: Content, result: CommandResult, timeout_s: float) -> Look:
     if result.ending is Ending.TIMEOUT:
-        raise ContentRetry(f"{content.url}: no answer within {DEADLINE_S:.0f} s: is it a dead mount?")
+        raise ContentRetry(f"{content.url}: no answer within {timeout_s:g} s: is it a dead mount?")
     said = result.detail or result.output_tail.strip() or f"ended with {result.shell_exit_code}"
     if result.exit_code == _RETRY:
         raise ContentRetry(said)

@@ -50,7 +50,10 @@ def _watch(watch: WatchSettings, shown: Shown) -> dict[str, Any]:
                 data[key.name] = _command(key.kind.slot, command, watch.secrets.get(key.kind.slot.name, {}), shown)
         elif (value := _value(watch, key)) is not None:
             data[key.name] = shown(key.kind, value)
-    data["timeouts"] = {"grace": shown(TIMEOUTS.keys[-1].kind, watch.play.grace_s)}
+    held = {"grace": watch.play.grace_s}
+    if watch.content is not None and watch.download is not None:
+        held |= {"check": watch.look_timeout_s, "download": watch.download.timeout_s}
+    data["timeouts"] = {key.name: shown(key.kind, held[key.name]) for key in TIMEOUTS.keys if key.name in held}
     return data
 
 

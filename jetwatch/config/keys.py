@@ -49,7 +49,7 @@ def _timeout(name: str, doc: str, least_s: float = 0.1) -> Key:
 
 TIMEOUTS = Table(
     (
-        _timeout("check", "A check that takes longer is an error."),
+        _timeout("check", "A check that takes longer is an error; so is a look at `content`."),
         _timeout("download", "A download that takes longer fails the run."),
         _timeout("play", "A play that takes longer ends the run with outcome `timeout`."),
         _timeout("hook", "A hook that takes longer is tried again."),

@@ -288,6 +288,7 @@ def _watch(
         jitter_fraction=jitter_fraction,
         retry=values.get("retry", Retry() if "content" in values else None) or None,
         user=values.get("user"),
+        look_timeout_s=values.get("timeouts", Timeouts()).check_s,
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
     )

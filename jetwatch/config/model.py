@@ -81,6 +81,7 @@ class WatchSettings:
     check: Command | None = None
     content: Content | None = None
     download: Command | None = None
+    look_timeout_s: float = 60.0
     hooks: Mapping[str, Command] = field(default_factory=dict)
     check_interval_s: float = 200.0
     schedule: str | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine.admission import Space
 from jetwatch.engine.outcome import is_due
-from jetwatch.engine.runtime import Looks, Runtime
+from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.variables import for_check
 from jetwatch.errors import CommandNotStarted, ContentError
 from jetwatch.records import CommandResult, Deadline, Look, Stamp, Trigger, TriggerKind, WatchState
@@ -70,7 +70,7 @@ class Asking:
             if question.known is None:
                 result = self._check(question, settings, state, cancel_fd) if settings.check is not None else None
                 if settings.content is not None and (question.forced or result is None or is_due(result)):
-                    look = look_until_settled(self._runtime.looks, settings, state, cancel_fd)
+                    look = look_until_settled(self._looker(settings, cancel_fd), settings, state, cancel_fd)
             return result, look, commands.free_space()
 
         self._runtime.work(ask, lambda parts: self._back(question, parts), name=f"check {settings.name}")
@@ -87,14 +87,21 @@ class Asking:
             variables=for_check(state, question.kind, state.check_errors + 1, self._runtime.host),
             secrets=settings.secrets.get("check", {}),
             cancel_fd=cancel_fd,
-            on_blocked=lambda pid, number: self._runtime.post(lambda: self._note_blocked(pid, number)),
+            on_blocked=self._post_blocked,
         )
+
+    def _looker(self, settings: WatchSettings, cancel_fd: int) -> Callable[[Look | None], Look]:
+        return lambda known: self._runtime.looks.look(settings, known, cancel_fd, self._post_blocked)
 
     def drop(self) -> None:
         """End a check that is running; whatever it says no longer counts."""
         if self._cancel_fd is not None and not self._dropped:
             self._dropped = True
             os.eventfd_write(self._cancel_fd, 1)
+
+    def _post_blocked(self, pid: int, number: str) -> None:
+        """Called in the worker."""
+        self._runtime.post(lambda: self._note_blocked(pid, number))
 
     def _note_blocked(self, pid: int, state: str) -> None:
         self.blocked = (pid, state)
@@ -111,18 +118,20 @@ class Asking:
         self._on_change()
 
 
-def look_until_settled(looks: Looks, settings: WatchSettings, state: WatchState, cancel_fd: int) -> Look | ContentError:
-    """Which revision is there now. A listing that is new counts when it is the same `settle` later. Blocks."""
+def look_until_settled(
+    look: Callable[[Look | None], Look], settings: WatchSettings, state: WatchState, cancel_fd: int
+) -> Look | ContentError:
+    """Which revision `look` finds. A listing that is new counts when it is the same `settle` later. Blocks."""
     content = settings.content
     try:
-        first = looks.look(settings, state.look, cancel_fd)
+        first = look(state.look)
         if content is None or first.settled:
             return first
         if first.revision == state.applied_revision:
             return replace(first, settled=True)  # it was complete when it was applied
         if select.select([cancel_fd], [], [], content.settle_s)[0]:
             return first
-        second = looks.look(settings, first, cancel_fd)
+        second = look(first)
     except ContentError as error:
         return error
     settled = second.settled or second.revision == first.revision

@@ -144,8 +144,13 @@ class Commands(Protocol):
 class Looks(Protocol):
     """How the engine learns which revision of a content is there now."""
 
-    def look(self, settings: WatchSettings, known: Look | None, cancel_fd: int) -> Look:
-        """Look once, within a deadline. Blocks. Raises ContentError; a byte on `cancel_fd` ends what can be ended."""
+    def look(
+        self, settings: WatchSettings, known: Look | None, cancel_fd: int, on_blocked: Callable[[int, str], None]
+    ) -> Look:
+        """Look once, within a deadline. Blocks. Raises ContentError; a byte on `cancel_fd` ends what can be ended.
+
+        `on_blocked(pid, state)` is called, in this thread, when a child that looks cannot be killed.
+        """
 
 
 class Runtime:

@@ -65,11 +65,15 @@ def test_options_reach_the_fetch_and_credentials_only_its_environment(tmp_path: 
 
 def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
     """What check-config prints says the same."""
-    watch = watch_of(tmp_path, "content: {url: file:///srv, checksum: true, settle: 1}\njet_command: 'true'\n")
+    content = "content: {url: file:///srv, checksum: true, settle: 1}"
+    timeouts = "timeouts: {check: 5, download: 7}"
+    watch = watch_of(tmp_path, f"{content}\n{timeouts}\njet_command: 'true'\n")
+    assert (watch.look_timeout_s, watch.download and watch.download.timeout_s) == (5, 7)
     (tmp_path / "again.yml").write_text(as_text(load(tmp_path / "web.yml")[0]))
     again = load(tmp_path / "again.yml")[0].watches["web"]
     assert again.content == watch.content
     assert again.download == watch.download
+    assert again.look_timeout_s == watch.look_timeout_s
 
 
 @pytest.mark.parametrize(
