@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from jetwatch.records import ContentKind
+from jetwatch.content_records import ContentKind
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 _GIT = ("git+https", "git+ssh", "git+file", "git+http")

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 
 from jetwatch.config.model import WatchSettings
+from jetwatch.content_records import Content, ContentKind, Look
 from jetwatch.errors import ContentRetry, ContentStalled
 from jetwatch.process.commands import Commands
-from jetwatch.records import Command, CommandResult, Content, ContentKind, Ending, Look
+from jetwatch.records import Command, CommandResult, Ending
 
 _PATHS = (ContentKind.DIRECTORY, ContentKind.FILE)
 _RETRY = 75

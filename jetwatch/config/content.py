@@ -10,14 +10,17 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetwatch import locator
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Size, Text
 from jetwatch.config.tables import Key, Table, object_schema, read_keys
 from jetwatch.config.times import Duration
-from jetwatch.records import Command, Content, ContentKind, Limits
+from jetwatch.content_records import Content, ContentKind, Limits
+
+if TYPE_CHECKING:
+    from jetwatch.records import Command
 
 SECRETS = ("access_key_id", "secret_access_key", "session_token", "username", "password", "bearer_token")
 OPTIONS_VARIABLE = "JETWATCH_CONTENT_OPTIONS"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jetwatch.config import nodes
+from jetwatch.config import nodes, yaml_file
 from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
@@ -58,7 +58,7 @@ def load(path: Path, *, agent_user: str | None = None) -> tuple[Settings, tuple[
     notes = found.notes
     for file in _files(path, notes):
         try:
-            top = nodes.read(file, notes)
+            top = yaml_file.read(file, notes)
         except ConfigError as error:
             for problem in error.problems:
                 notes.add(problem)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from jetwatch.records import Command, Content
+from jetwatch.content_records import Content
+from jetwatch.records import Command
 
 MIB = 1024 * 1024
 DAY_S = 86_400.0

@@ -76,21 +76,19 @@ def mtime_ns(seconds: float) -> int:
 
 
 def _unpack(file: BinaryIO, staging: Staging, limits: Limits, check: Check) -> None:
-    from jetwatch.content.tar_entries import unpack_tar
-    from jetwatch.content.zip_entries import unpack_zip
-
     magic = file.read(4)
     packed_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     meter = Meter(packed_bytes, limits, check)
     if magic in _ZIP:
+        from jetwatch.content.zip_entries import unpack_zip
+
         unpack_zip(file, packed_bytes, staging, limits, meter)
-    elif magic.startswith(_GZIP):
-        unpack_tar(meter.pieces(_gunzip(file)), staging, limits, meter)
-    elif magic == _ZSTD:
-        unpack_tar(meter.pieces(_unzstd(file)), staging, limits, meter)
-    else:
-        unpack_tar(meter.pieces(_plain(file)), staging, limits, meter)
+        return
+    from jetwatch.content.tar_entries import unpack_tar
+
+    unpacked = _gunzip(file) if magic.startswith(_GZIP) else _unzstd(file) if magic == _ZSTD else _plain(file)
+    unpack_tar(meter.pieces(unpacked), staging, limits, meter)
 
 
 class Meter:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import ssl
-import urllib.request
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -71,6 +69,9 @@ class Digests:
 
     def _encrypted(self, store: S3Store, key: str) -> bool:
         """Ask whether it is an object whose ETag tells nothing; False when the server does not say."""
+        import ssl
+        import urllib.request
+
         import obstore
 
         try:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from jetwatch.content_records import Content, ContentKind, Limits, Look
 from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentStalled, ContentWait
-from jetwatch.records import Content, ContentKind, Limits, Look
 
 __all__ = [
     "Content",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from jetwatch.config.model import WatchSettings
+from jetwatch.content_records import Look
 from jetwatch.engine import schedule
 from jetwatch.engine.outcome import Answer, after_answer, error_backoff, next_attempt, read_check
 from jetwatch.engine.question import Question, Told
@@ -16,7 +17,6 @@ from jetwatch.records import (
     CommandResult,
     Deadline,
     Ending,
-    Look,
     Stamp,
     Trigger,
     TriggerKind,

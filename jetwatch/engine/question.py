@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jetwatch.config.model import WatchSettings
+from jetwatch.content_records import Look
 from jetwatch.engine.admission import Space
 from jetwatch.engine.outcome import is_due
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.variables import for_check
 from jetwatch.errors import CommandNotStarted, ContentError
-from jetwatch.records import CommandResult, Deadline, Look, Stamp, Trigger, TriggerKind, WatchState
+from jetwatch.records import CommandResult, Deadline, Stamp, Trigger, TriggerKind, WatchState
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from jetwatch.clock import Clock
 from jetwatch.config.model import WatchSettings
+from jetwatch.content_records import Look
 from jetwatch.engine.variables import Host
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import Change, Event, Told
@@ -25,7 +26,6 @@ from jetwatch.records import (
     CommandResult,
     Deadline,
     Evidence,
-    Look,
     OutboxEntry,
     ProcessId,
     Run,

@@ -6,10 +6,11 @@ both, the check decides when and the content supplies what.
 
 from __future__ import annotations
 
+from jetwatch.content_records import Look
 from jetwatch.engine.outcome import Answer
 from jetwatch.engine.question import Question
 from jetwatch.errors import ContentError, ContentRetry, ContentWait
-from jetwatch.records import CheckResult, Look, TriggerKind, WatchState
+from jetwatch.records import CheckResult, TriggerKind, WatchState
 
 
 def weigh(state: WatchState, question: Question, look: Look | ContentError, checked: Answer | None) -> Answer:

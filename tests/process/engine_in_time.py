@@ -13,6 +13,7 @@ from typing import Any
 
 from jetwatch import statedir
 from jetwatch.config.load import load
+from jetwatch.content_records import Look
 from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Looks, Runtime
 from jetwatch.engine.timetable import Identity, Timetable
@@ -24,7 +25,7 @@ from jetwatch.process.commands import Commands
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Surroundings
 from jetwatch.process.shim import boot_id
-from jetwatch.records import AgentState, Look, Run, Stamp, WatchState
+from jetwatch.records import AgentState, Run, Stamp, WatchState
 from jetwatch.statedir import StateDir
 
 START_WALL_US = 1_790_000_000_000_000

@@ -10,8 +10,8 @@ import pytest
 from jetwatch.config.effective import as_text
 from jetwatch.config.load import load
 from jetwatch.config.model import Retry, WatchSettings
+from jetwatch.content_records import ContentKind, Limits
 from jetwatch.errors import ConfigError
-from jetwatch.records import ContentKind, Limits
 
 
 def watch_of(tmp_path: Path, text: str) -> WatchSettings:

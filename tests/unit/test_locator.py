@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jetwatch.content_records import ContentKind as Kind
 from jetwatch.locator import Locator, parse
-from jetwatch.records import ContentKind as Kind
 
 
 @pytest.mark.parametrize(

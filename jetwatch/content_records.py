@@ -1,0 +1,75 @@
+"""The records of content: where it is, what a look saw, what a fetch may cost.
+
+They stand apart from the other records because `jetp fetch`, a process of its own for every download, knows no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ContentKind(StrEnum):
+    """What the URL of a source names."""
+
+    BUCKET = "bucket"  # s3://bucket/prefix/
+    OBJECT = "object"  # s3://bucket/key.tar.zst
+    GIT = "git"  # git+https://…@ref#subdir
+    HTTP = "http"  # https://host/file.tar.zst
+    DIRECTORY = "directory"  # file:///dir
+    FILE = "file"  # file:///file.tar.zst
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a fetch may cost; beyond it the content is refused, by name."""
+
+    total_bytes: int = 16 * 1024**3
+    entries: int = 1_000_000
+    depth: int = 64
+    ratio: float = 200.0  # unpacked to packed, beyond the first 64 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Where content comes from. `url` has no user info; `secrets` has what it needs to get in, and no repr shows it.
+
+    Names in `secrets`: `access_key_id`, `secret_access_key`, `session_token`, `username`, `password`, `bearer_token`.
+    An option that a kind has no use for is refused when the configuration is read.
+    """
+
+    url: str
+    kind: ContentKind
+    marker: str | None = None
+    settle_s: float = 10.0
+    checksum: bool = False
+    sha256: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool = True
+    anonymous: bool = False
+    profile: str | None = None
+    ca_file: str | None = None
+    ref: str | None = None
+    subdir: str = ""
+    submodules: bool = False
+    allowed_signers: str | None = None
+    ssh_key: str | None = None
+    known_hosts: str | None = None
+    limits: Limits = Limits()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is there now.
+
+    `settled` false: a listing, which counts only when a second look `settle_s` later shows the same. `validator` is
+    what makes the next look cheap (an ETag); `requests` is what this look cost.
+    """
+
+    revision: str
+    settled: bool = True
+    validator: str = ""
+    requests: int = 0
