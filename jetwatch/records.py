@@ -120,13 +120,15 @@ class Command:
     """A command as it was asked for: templates, storable, without secrets.
 
     Exactly one of `words` (templates of argv) and `shell` (text for `/bin/sh -c`, never a template) is set.
-    `env` holds plain values; `env_files` name private files that are read anew for each start.
+    `env` holds plain values; `env_files` name private files that are read anew for each start; `inherits` are patterns
+    of names whose values are the agent's own, where it has them.
     """
 
     words: tuple[str, ...] | None = None
     shell: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_files: tuple[str, ...] = ()
+    inherits: tuple[str, ...] = ()
     cwd: str | None = None
     user: str | None = None
     group: str | None = None

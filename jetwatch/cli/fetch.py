@@ -26,7 +26,6 @@ from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
 from jetwatch.errors import UsageError
 from jetwatch.telemetry.plain import size
 
-_HALF_AN_HOUR = "30m"
 _BETWEEN_LINES_S = 10.0
 
 
@@ -37,7 +36,7 @@ _BETWEEN_LINES_S = 10.0
 @click.option("--revision", help="Exactly this revision; else whatever is there now.")
 @click.option("--look", is_flag=True, help="Only say which revision is there now.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Where fetched bytes are kept for reuse.")
-@click.option("--deadline", default=_HALF_AN_HOUR, show_default=True, help="How long to try.")
+@click.option("--deadline", metavar="DURATION", help="How long to try.  [default: 30m; with --look 1m]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def fetch(
     *,
@@ -47,7 +46,7 @@ def fetch(
     revision: str | None,
     look: bool,
     cache: Path | None,
-    deadline: str,
+    deadline: str | None,
     as_json: bool,
 ) -> None:
     """Put the present revision of a content source into DIR, which is empty or missing.
@@ -61,7 +60,7 @@ def fetch(
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that nothing half-done stays
     content = _content(url, options)
     if look:
-        _say_look(fetching.look(content), as_json)
+        _say_look(fetching.look(content, deadline_s=_seconds(deadline, fetching.LOOK_S)), as_json)
         return
     if directory is None:
         raise UsageError("DIR is missing: where the content is to be put (or --look)")
@@ -73,7 +72,7 @@ def fetch(
             revision=revision,
             cache=_usable(cache),
             progress=progress,
-            deadline_s=_seconds(deadline),
+            deadline_s=_seconds(deadline, fetching.DEADLINE_S),
             applied=_applied(),
         )
     _write_outputs(
@@ -96,7 +95,7 @@ def _content(url: str, options: tuple[str, ...]) -> Content:
             raise UsageError(f"--option {name}=…: everybody can read a command line; put it into {SECRETS_VARIABLE}")
         if not equals:
             raise UsageError(f"--option {option}: expected KEY=VALUE")
-        entries[name] = _scalar(name, value)
+        _put(entries, name, value)
     notes = Notes()
     content = Source().read(Mapping("jetp fetch", 1, "", 1, entries, dict.fromkeys(entries, 1)), notes)
     problems = notes.problems
@@ -109,6 +108,18 @@ def _content(url: str, options: tuple[str, ...]) -> Content:
         return replace(content, **given, secrets={**content.secrets, **secrets})
     except TypeError as error:
         raise UsageError(f"{OPTIONS_VARIABLE}: {error}") from None
+
+
+def _put(entries: dict[str, Node], name: str, value: str) -> None:
+    """One option; `limits.depth` is a key of a mapping."""
+    outer, dot, inner = name.partition(".")
+    if not dot:
+        entries[name] = _scalar(name, value)
+        return
+    mapping = entries.setdefault(outer, Mapping("jetp fetch", 1, outer, 1, {}))
+    if isinstance(mapping, Mapping):
+        mapping.entries[inner] = _scalar(name, value)
+        mapping.key_lines[inner] = 1
 
 
 def _scalar(name: str, text: str) -> Scalar:
@@ -126,9 +137,9 @@ def _from_environment(name: str) -> dict[str, Any]:
     return found
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str | None, default_s: float) -> float:
     try:
-        return duration_s(text)
+        return default_s if text is None else duration_s(text)
     except ValueError as error:
         raise UsageError(f"--deadline: {error}") from None
 
@@ -151,7 +162,7 @@ def _usable(cache: Path | None) -> Path | None:
 
 
 def _say_look(look: Look, as_json: bool) -> None:
-    _write_outputs(revision=look.revision, settled=json.dumps(look.settled))
+    _write_outputs(revision=look.revision, settled=json.dumps(look.settled), requests=str(look.requests))
     if as_json:
         print(json.dumps({"revision": look.revision, "settled": look.settled, "requests": look.requests}))
     else:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jetwatch import locator
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
-from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Size, Text
+from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Number, Size, Text
 from jetwatch.config.tables import Key, Table, object_schema, read_keys
 from jetwatch.config.times import Duration
 from jetwatch.content_records import Content, ContentKind, Limits
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 SECRETS = ("access_key_id", "secret_access_key", "session_token", "username", "password", "bearer_token")
 OPTIONS_VARIABLE = "JETWATCH_CONTENT_OPTIONS"
 SECRETS_VARIABLE = "JETWATCH_CONTENT_SECRETS"
+INHERITED = ("AWS_*", "*_proxy", "*_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSH_AUTH_SOCK")
+"""What the agent's environment says of credentials and of the way out counts for a look and a fetch as well, but is not
+given to another account."""
+
 _HIDDEN = "***"
 
 _S3 = frozenset({ContentKind.BUCKET, ContentKind.OBJECT})
@@ -58,11 +63,33 @@ _USED_BY = {
     "limits": _ALL,
 }
 
+_PARTNERS = {
+    "access_key_id": "secret_access_key",
+    "secret_access_key": "access_key_id",
+    "session_token": "access_key_id",
+}
+"""Credentials that are worth nothing alone."""
+
+_EXCLUSIVE = (
+    ("anonymous", frozenset({"profile", *_PARTNERS}), "it means that no credentials are sent"),
+    ("profile", frozenset(_PARTNERS), "credentials come from the one or the other"),
+    ("bearer_token", frozenset({"username", "password"}), "only one of them can be sent"),
+)
+_SSH = frozenset({"ssh_key", "known_hosts"})
+_USELESS = {
+    "git+https": _SSH,
+    "git+http": _SSH | {"ca_file"},
+    "git+ssh": frozenset({"ca_file", "password", "bearer_token"}),
+    "git+file": _SSH | {"ca_file", "username", "password", "bearer_token"},
+}
+"""What a kind has a use for in general, and not over this way of travelling."""
+
 LIMITS = Table(
     (
         Key("bytes", Size(), "Bytes in all.", into="total_bytes", record=Limits),
         Key("entries", Integer(1, 100_000_000), "Files and directories.", record=Limits),
         Key("depth", Integer(1, 1000), "Directories inside each other.", record=Limits),
+        Key("ratio", Number(1, 1_000_000), "Unpacked to packed, beyond the first 64 MiB.", record=Limits),
     ),
     Limits,
 )
@@ -99,7 +126,10 @@ class Source(Kind):
     def read(self, node: Node, notes: Notes) -> Content | None:
         """The source, its options known to fit its kind."""
         if isinstance(node, Scalar):
-            return self._content(node, node.text, {}, notes)
+            content = self._content(node, node.text, {}, notes)
+            if content is not None:
+                _refuse_unworkable(lambda _: node, content, notes)
+            return content
         if not isinstance(node, Mapping):
             notes.expected(node, self.what)
             return None
@@ -111,6 +141,7 @@ class Source(Kind):
         content = self._content(node.entries["url"], url, values, notes)
         if content is not None:
             _refuse_unused(node, content.kind, notes)
+            _refuse_unworkable(lambda name: node.entries.get(name, node.entries["url"]), content, notes)
         return content
 
     def _content(self, node: Node, url: str, values: dict[str, Any], notes: Notes) -> Content | None:
@@ -150,6 +181,24 @@ def _refuse_unused(node: Mapping, kind: ContentKind, notes: Notes) -> None:
             notes.problem(option, f"a source of this kind ({kind.value}) has no use for `{name}`")
 
 
+def _refuse_unworkable(place: Callable[[str], Node], content: Content, notes: Notes) -> None:
+    """Options that cannot work with each other, or over this way of travelling, on any machine."""
+    scheme = content.url.partition("://")[0]
+    given = {*content.secrets, *(name for name in _USED_BY if getattr(content, name, None))}
+    for name in sorted(given & _USELESS.get(scheme, frozenset())):
+        notes.problem(place(name), f"`{name}` has no use over {scheme}://")
+    for one, others, reason in _EXCLUSIVE:
+        for other in sorted(given & others if one in given else ()):
+            notes.problem(place(one), f"`{one}` and `{other}` exclude each other: {reason}")
+    for name, partner in _PARTNERS.items():
+        if name in given and partner not in given:
+            notes.problem(place(name), f"`{name}` cannot work without `{partner}`")
+    for name in sorted(given & {"password", "bearer_token"} if scheme == "git+http" else ()):
+        notes.problem(place(name), "credentials would travel in the open: write git+https://")
+    if scheme == "git+https" and "username" in given and not given & {"password", "bearer_token"}:
+        notes.warning(place("username"), "a user without a password is not sent; a token goes in `password`")
+
+
 def full_url(content: Content) -> str:
     """The URL as it was written, without user info."""
     ref = f"@{content.ref}" if content.ref else ""
@@ -182,4 +231,5 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
     secrets = {SECRETS_VARIABLE: json.dumps(dict(content.secrets))} if content.secrets else {}
     # Each of them by itself too: what stands alone in the environment is masked by itself where it is told.
     secrets |= {f"JETWATCH_CONTENT_{name.upper()}": value for name, value in content.secrets.items()}
-    return dataclasses.replace(template, words=words, shell=None, env=env), secrets
+    inherits = INHERITED if template.user is None else ()
+    return dataclasses.replace(template, words=words, shell=None, env=env, inherits=inherits), secrets

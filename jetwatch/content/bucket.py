@@ -7,6 +7,7 @@ for by the listed ETag, are one state of the bucket. An archive has its ETag as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -60,11 +61,13 @@ def ask_etag(store: S3Store, key: str, known: str, what: str) -> str:
 class BucketSource:
     """A prefix (`ContentKind.BUCKET`) or an archive (`ContentKind.OBJECT`) in a bucket.
 
-    `stall_s`: a fetch to which nothing arrives for so long is given up. Not for two threads at once.
+    `env`: the environment that credentials, region and endpoint are taken from (None: this process's own). `stall_s`: a
+    fetch to which nothing arrives for so long is given up. Not for two threads at once.
     """
 
-    def __init__(self, content: Content, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, content: Content, *, env: Mapping[str, str] | None = None, stall_s: float = STALL_S) -> None:
         self._content = content
+        self._env = env
         self._stall_s = stall_s
         self._bucket, key = split_url(content.url)
         self._whole = content.kind is ContentKind.BUCKET
@@ -105,7 +108,7 @@ class BucketSource:
     def _store(self, request_s: float) -> S3Store:
         """The bucket, kept: a client of its own for every look would cost more than the look."""
         if request_s not in self._stores:
-            self._stores = {request_s: open_store(self._content, request_s=request_s)}
+            self._stores = {request_s: open_store(self._content, request_s=request_s, env=self._env)}
         return self._stores[request_s]
 
     def _list(self, store: S3Store, deadline_s: float) -> Listing:

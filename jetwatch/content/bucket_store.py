@@ -45,6 +45,11 @@ NO_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (this machine has no role that could stand in)"
 )
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+FILES = ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
+HANDED_OVER = frozenset({*ENDPOINTS, *REGIONS, *KEYS, *FILES, "AWS_EC2_METADATA_DISABLED"})
+"""What `open_store` takes from the `env` that it is given. All other variables obstore reads in the process's own."""
 ELSEWHERE = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -91,7 +96,8 @@ def open_store(content: Content, *, request_s: float, env: Mapping[str, str] | N
     config = _config(content, bucket, endpoint)
     client = _client_options(content, endpoint, request_s)
     provider, region = _credentials(content, env)
-    if region and "region" not in config and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & env.keys():
+    region = next((env[name] for name in REGIONS if env.get(name)), region)
+    if region and "region" not in config:
         config["region"] = region
     try:
         return S3Store(
@@ -157,20 +163,26 @@ def _credentials(content: Content, env: Mapping[str, str]) -> tuple[Callable[[],
     if content.anonymous:
         return None, None
     if "access_key_id" in secrets:
-        given: S3Credential = {
-            "access_key_id": secrets["access_key_id"],
-            "secret_access_key": secrets.get("secret_access_key", ""),
-            "token": secrets.get("session_token"),
-            "expires_at": None,
-        }
-        # Not by configuration: obstore would mix it with a session token from the environment.
-        return lambda: given, None
+        return _given(*(secrets.get(name) for name in ("access_key_id", "secret_access_key", "session_token"))), None
+    if env.get("AWS_ACCESS_KEY_ID"):
+        return _given(*(env.get(name) for name in KEYS)), None
     if needs_boto3(content, env):
         return _profile_credentials(content.profile)
     no_role = env.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
-    if no_role and not any(name in env for name in ("AWS_ACCESS_KEY_ID", *ELSEWHERE)):
+    if no_role and not any(name in env for name in ELSEWHERE):
         raise ContentStalled(NO_CREDENTIALS)
     return None, None
+
+
+def _given(key: str | None, secret: str | None, token: str | None) -> Callable[[], S3Credential]:
+    """Not by configuration: obstore would mix it with what its process has in the environment."""
+    credential: S3Credential = {
+        "access_key_id": key or "",
+        "secret_access_key": secret or "",
+        "token": token or None,
+        "expires_at": None,
+    }
+    return lambda: credential
 
 
 def _profile_credentials(profile: str | None) -> tuple[Callable[[], S3Credential], str | None]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jetwatch.content.publish import Target
 from jetwatch.content.source import (
@@ -27,6 +29,9 @@ from jetwatch.content.source import (
     Progress,
     Source,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 DEADLINE_S = 1800.0
 LOOK_S = 60.0
@@ -56,6 +61,9 @@ _ROOMS = {
 }
 
 
+_WAY_OUT = re.compile(r"(?i:[a-z]+_proxy)|SSL_CERT_FILE|SSL_CERT_DIR")
+
+
 class Clock:
     """Time and chance of a fetch."""
 
@@ -75,10 +83,17 @@ class Clock:
         return self._chance.uniform(0.0, most_s)
 
 
-def open_source(content: Content, applied: str = "") -> Source:
+def open_source(
+    content: Content,
+    applied: str = "",
+    env: Mapping[str, str] | None = None,
+    trust: Callable[[str | None], ssl.SSLContext] | None = None,
+) -> Source:
     """The source of this content. `applied`: the revision that the machine has, for sources that must descend from it.
 
-    Raises ContentStalled where its library is not installed, with the command that installs it.
+    `env`: the environment that credentials are taken from (None: this process's own); see `reads_alike`. `trust`: gives
+    the certificates that https relies on, where they are shared. Raises ContentStalled where its library is not
+    installed, with the command that installs it.
     """
     room = _ROOMS[content.kind]
     if room.library and importlib.util.find_spec(room.library) is None:
@@ -87,7 +102,29 @@ def open_source(content: Content, applied: str = "") -> Source:
             f"pip install 'jetwatch[{room.extra}]'"
         )
     build: Callable[..., Source] = getattr(importlib.import_module(room.module), room.name)
-    return build(content, applied) if content.kind is ContentKind.GIT else build(content)
+    if content.kind is ContentKind.GIT:
+        return build(content, applied, env=env)
+    if content.kind is ContentKind.HTTP:
+        return build(content, trust=trust(content.ca_file) if trust else None)
+    return build(content, env=env) if room is _BUCKET else build(content)
+
+
+def reads_alike(content: Content, env: Mapping[str, str], own: Mapping[str, str]) -> bool:
+    """Whether a look in this process, whose environment is `own`, is the one that a process with `env` would take.
+
+    Libraries read some variables by themselves, and a process with threads cannot change them for one of its sources.
+    False too where boto3 would have to be loaded, which is too large to keep.
+    """
+    if content.kind is ContentKind.GIT:
+        return True  # git is a process of its own
+    if _ROOMS[content.kind] is not _BUCKET:
+        names = {name for name in (*env, *own) if _WAY_OUT.fullmatch(name)}
+        return all(env.get(name) == own.get(name) for name in names)
+    from jetwatch.content.bucket_store import HANDED_OVER, needs_boto3
+
+    names = {name for name in (*env, *own) if name.startswith("AWS_") or _WAY_OUT.fullmatch(name)}
+    same = all(name in env and (name in HANDED_OVER or env[name] == own.get(name)) for name in names)
+    return same and not needs_boto3(content, env)
 
 
 def look(content: Content, known: Look | None = None, deadline_s: float = LOOK_S) -> Look:

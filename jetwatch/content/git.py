@@ -53,19 +53,24 @@ class GitSource:
     """A branch, tag or commit of a git repository, or a directory of it.
 
     `applied` is the revision that the machine has (empty: none is known). It counts only with `allowed_signers`.
+    `env` is the environment that git inherits from (None: this process's own).
     """
 
-    def __init__(self, content: Content, applied: str = "") -> None:
+    def __init__(self, content: Content, applied: str = "", *, env: Mapping[str, str] | None = None) -> None:
         self._content = content
         self._applied = applied
+        self._env = env
+        self._version_is_known = False
         self._ref = content.ref or "HEAD"
 
     def look(self, known: Look | None, deadline_s: float) -> Look:  # noqa: ARG002 - an ls-remote costs the same
         """Which commit is there now: one ls-remote, and none at all for a full commit id."""
         if COMMIT.fullmatch(self._ref):
             return Look(self._ref)
-        git = git_for(self._content)
-        require_version(git)
+        git = git_for(self._content, self._env)
+        if not self._version_is_known:
+            require_version(git)
+            self._version_is_known = True
         revision, _ = remote_revision(git, self._ref, deadline_s)
         return Look(revision, requests=_requests(git))
 
@@ -73,11 +78,12 @@ class GitSource:
         """Put the files of one commit into `staging`; what the cache has does not travel again."""
         if not COMMIT.fullmatch(revision):
             raise ContentStalled(f"expected a full commit id as revision, found {revision!r}")
-        git = git_for(self._content)
+        told = _Told(progress)
+        git = replace(git_for(self._content, self._env), meanwhile=told.again)
         require_version(git)
         try:
             with opened(git, revision, cache, staging) as store:
-                return self._fetch_twice(git, store, revision, staging, progress)
+                return self._fetch_twice(git, store, revision, staging, told)
         except OSError as error:
             raise path_error(error, str(error.filename or staging)) from error
 
@@ -111,6 +117,23 @@ class GitSource:
             staging.finish()
             store.tidy(git)
             return Fetched(revision, staging.files, staging.total_bytes, fetch.reused_bytes, fetch.requests)
+
+
+class _Told:
+    """Passes progress on, and again while git is at work: so whoever has a deadline can end git by it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._last: tuple[int, int | None] = (0, None)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Tell what is new."""
+        self._last = (done, total)
+        self._progress(done, total)
+
+    def again(self) -> None:
+        """Tell the same once more."""
+        self._progress(*self._last)
 
 
 def remote_revision(git: Git, ref: str, deadline_s: float | None) -> tuple[str, str]:

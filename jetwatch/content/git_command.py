@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import os
 import re
 import selectors
@@ -16,7 +17,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -29,6 +30,9 @@ MINIMUM_VERSION = (2, 34)
 
 OUTPUT_BYTES = 4 << 20
 """Nothing that is asked for here answers with more; a server that says more is cut off."""
+
+MEANWHILE_S = 1.0
+"""How often somebody else is asked whether a command may go on."""
 
 SCHEMES = ("https", "http", "ssh", "file")
 
@@ -90,10 +94,14 @@ class NotGiven(ContentRetry):
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """The git command for one repository: where it is, and how to get in."""
+    """The git command for one repository: where it is, and how to get in.
+
+    `meanwhile` is called now and then while a command runs; what it raises ends the command.
+    """
 
     url: str
     env: Mapping[str, str] = field(repr=False)
+    meanwhile: Callable[[], None] = lambda: None
 
     @property
     def scheme(self) -> str:
@@ -116,7 +124,7 @@ class Git:
         place = [f"--git-dir={repository}"] if repository else []
         command, *rest = words
         asking = [f"--upload-pack={_UPLOAD_PACK}"] if ask and self.scheme == "file" else []
-        return _run([*_GIT, *place, command, *asking, *rest], self.env, deadline_s, self.url)
+        return _run([*_GIT, *place, command, *asking, *rest], self, deadline_s)
 
 
 _GIT = ("git", "--no-pager", "--literal-pathspecs")
@@ -125,8 +133,12 @@ _GIT = ("git", "--no-pager", "--literal-pathspecs")
 _UPLOAD_PACK = "git -c safe.directory=* -c core.hooksPath=/dev/null upload-pack"
 
 
-def git_for(content: Content) -> Git:
-    """Make the git command for a source. Raises ContentStalled when its URL or its credentials cannot work."""
+def git_for(content: Content, environ: Mapping[str, str] | None = None) -> Git:
+    """Make the git command for a source; it inherits from `environ` (None: this process's own).
+
+    Raises ContentStalled when its URL or its credentials cannot work.
+    """
+    environ = os.environ if environ is None else environ
     url = content.url.removeprefix("git+")
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
@@ -137,7 +149,7 @@ def git_for(content: Content) -> Git:
     settings |= _http_settings(content, parts) if parts.scheme in {"http", "https"} else {}
     if content.allowed_signers:
         settings["gpg.ssh.allowedSignersFile"] = content.allowed_signers
-    env = {name: value for name, value in os.environ.items() if name in PASSED_ON}
+    env = {name: value for name, value in environ.items() if name in PASSED_ON}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "LC_ALL": "C"}
     env |= {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never", "GIT_NO_LAZY_FETCH": "1"}
     env |= {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0"}
@@ -207,21 +219,21 @@ def require_version(git: Git) -> None:
         raise ContentStalled(f"expected git {wanted} or newer, found {printed.strip()!r}")
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str], deadline_s: float | None, url: str) -> Ended:
+def _run(argv: Sequence[str], git: Git, deadline_s: float | None) -> Ended:
     """Run a command in a process group of its own, and end the whole group at the deadline."""
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0, cwd="/"
+            argv, env=git.env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0, cwd="/"
         )
     except FileNotFoundError as error:
         raise ContentStalled("git is not on PATH: install it") from error
     with there(process.stdout) as stdout, there(process.stderr) as stderr:
         try:
-            out, complaint = _read_both(stdout, stderr, deadline_s)
+            out, complaint = _read_both(stdout, stderr, deadline_s, git.meanwhile)
             exit_code = process.wait(2.0)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
-            raise ContentRetry(f"{url}: no answer within {deadline_s or 0:g} s") from error
+            raise ContentRetry(f"{git.url}: no answer within {deadline_s or 0:g} s") from error
         finally:
             end_group(process)
     return Ended(exit_code, out, complaint.decode(errors="replace"))
@@ -243,18 +255,21 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             process.wait(1.0)
 
 
-def _read_both(out: IO[bytes], complaint: IO[bytes], deadline_s: float | None) -> tuple[bytes, bytes]:
+def _read_both(
+    out: IO[bytes], complaint: IO[bytes], deadline_s: float | None, meanwhile: Callable[[], None]
+) -> tuple[bytes, bytes]:
     """Read two pipes to their ends. Raises TimeoutError at the deadline, ContentStalled when there is too much."""
-    until = None if deadline_s is None else time.monotonic() + deadline_s
+    until = math.inf if deadline_s is None else time.monotonic() + deadline_s
     heaps = {out.fileno(): bytearray(), complaint.fileno(): bytearray()}
     with selectors.DefaultSelector() as selector:
         for number in heaps:
             selector.register(number, selectors.EVENT_READ)
         while selector.get_map():
-            left = None if until is None else until - time.monotonic()
-            ready = selector.select(left) if left is None or left > 0 else []
-            if not ready:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise TimeoutError
+            ready = selector.select(min(left, MEANWHILE_S))
+            meanwhile()
             for key, _ in ready:
                 chunk = os.read(key.fd, 1 << 16)
                 heaps[key.fd] += chunk

@@ -22,6 +22,8 @@ from jetwatch.content.packed import Packed, unpack
 from jetwatch.content.source import Content, ContentMoved, ContentRetry, ContentStalled, Fetched, Look, Progress
 
 if TYPE_CHECKING:
+    import ssl
+
     from urllib3.response import BaseHTTPResponse
 
     from jetwatch.content.http_client import HttpClient
@@ -65,8 +67,9 @@ def condition(known: Look | None) -> dict[str, str]:
 class HttpSource:
     """One archive on a web server. `stall_s`: a fetch to which next to nothing arrives for so long is given up."""
 
-    def __init__(self, content: Content, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, content: Content, *, trust: ssl.SSLContext | None = None, stall_s: float = STALL_S) -> None:
         self._content = content
+        self._trust = trust
         self._stall_s = stall_s
 
     def look(self, known: Look | None, deadline_s: float) -> Look:
@@ -94,10 +97,11 @@ class HttpSource:
 
     def _client(self) -> HttpClient:
         try:
-            from jetwatch.content.http_client import HttpClient
+            from jetwatch.content.http_client import HttpClient, trust_of
         except ImportError as missing:
             raise ContentStalled("https:// needs urllib3: install jetwatch with the extra `http`") from missing
-        return HttpClient(self._content)
+        self._trust = self._trust or trust_of(self._content.ca_file)
+        return HttpClient(self._content, self._trust)
 
     def _look(self, client: HttpClient, known: Look | None) -> Look:
         asked = condition(known)

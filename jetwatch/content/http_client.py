@@ -44,16 +44,16 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class HttpClient:
-    """Asks for one URL. Not for two threads at once, but for `close`."""
+    """Asks for one URL. Not for two threads at once, but for `close`. `trust`: whom to believe (`trust_of`)."""
 
-    def __init__(self, content: Content, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, content: Content, trust: ssl.SSLContext, now: Callable[[], float] = time.time) -> None:
         self._url = content.url
         self._pinned = content.sha256 is not None
         self._now = now
         self._sockets: list[socket.socket] = []
         _allowed(self._url, self._pinned)
         self._authorization = _authorization(content.secrets)
-        self._pools = self._make_pools(content)
+        self._pools = self._make_pools(content, trust)
 
     def get(self, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """Return an answer with status 200 or 304, its body not read. Raises ContentError."""
@@ -94,13 +94,7 @@ class HttpClient:
         self._sockets.clear()
         self._pools.clear()
 
-    def _make_pools(self, content: Content) -> urllib3.PoolManager:
-        try:
-            trust = ssl.create_default_context()
-            if content.ca_file:
-                trust.load_verify_locations(content.ca_file)
-        except OSError as error:  # also an SSLError, for a file without a certificate
-            raise ContentStalled(f"ca_file {content.ca_file}: {error.strerror or 'no certificate in it'}") from None
+    def _make_pools(self, content: Content, trust: ssl.SSLContext) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "retries": False,
             "timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S),
@@ -156,6 +150,17 @@ class HttpClient:
         if status >= 500 or status in (408, 425):
             return ContentRetry(f"{what}: the server failed (HTTP {status})")
         return ContentStalled(f"{what}: the server refused the request (HTTP {status})")
+
+
+def trust_of(ca_file: str | None) -> ssl.SSLContext:
+    """The certificates of this machine and those of a file. Slow (some 25 ms) and large (0.9 MB), and can be shared."""
+    try:
+        trust = ssl.create_default_context()
+        if ca_file:
+            trust.load_verify_locations(ca_file)
+    except OSError as error:  # also an SSLError, for a file without a certificate
+        raise ContentStalled(f"ca_file {ca_file}: {error.strerror or 'no certificate in it'}") from None
+    return trust
 
 
 def retry_after_s(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:

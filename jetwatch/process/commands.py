@@ -22,7 +22,7 @@ from jetwatch.process import output as output_frames
 from jetwatch.process.hold import hold
 from jetwatch.process.mounts import read_mounts
 from jetwatch.process.place import Place
-from jetwatch.process.prepare import Start, Surroundings, prepare, user_ids, write_env_file
+from jetwatch.process.prepare import Start, Surroundings, environment, prepare, user_ids, write_env_file
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId
 from jetwatch.statedir import StateDir
 
@@ -155,6 +155,10 @@ class Commands:
 
         document, _ = hold(spec, output_frames.Counter(), announce, cancel_fd, supervisor=False)
         return msgspec.convert(document, CommandResult)
+
+    def environment(self, command: Command, secrets: Mapping[str, str]) -> dict[str, str]:
+        """What the command would have in its environment if it started now. Raises CommandNotStarted. May block."""
+        return environment(command, secrets, self._surroundings)
 
     def end_old_checks(self) -> None:
         """End what the checks of an agent that was killed left. Blocks for a moment."""

@@ -13,6 +13,7 @@ import pwd
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from grp import getgrgid, getgrnam
 from pathlib import Path
 
@@ -56,18 +57,14 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
     account = _account(command.user)
     _refuse_foreign_user(command, account)
     argv, values = _rendered(command, start)
-    secrets = {**_read_env_files(command.env_files), **start.secrets}
+    secrets = _secrets(command, start.secrets, surroundings)
     mark = f"JETWATCH_STEP={start.step_id}"
     env = {
-        **{name: surroundings.environ[name] for name in _FROM_AGENT if name in surroundings.environ},
-        **_account_env(account),
-        **secrets,
-        **command.env,
+        **_environment(command, account, secrets, surroundings),
         **values,
         **start.extra_env,
         "JETWATCH_STEP": start.step_id,
     }
-    env.setdefault("PATH", _DEFAULT_PATH)
     if start.outputs_path is not None:
         env["JETWATCH_OUTPUT"] = start.outputs_path
     _refuse_impossible(env)
@@ -93,6 +90,13 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
         secret_names=tuple(secrets),
         cgroup=start.cgroup,
     )
+
+
+def environment(command: Command, secrets: Mapping[str, str], surroundings: Surroundings) -> dict[str, str]:
+    """What a start of this command would have in its environment, the `JETWATCH_` names aside. Raises as `prepare`."""
+    account = _account(command.user)
+    _refuse_foreign_user(command, account)
+    return _environment(command, account, _secrets(command, secrets, surroundings), surroundings)
 
 
 def user_ids(user: str | None) -> tuple[int, int] | None:
@@ -153,6 +157,28 @@ def _account_env(account: pwd.struct_passwd) -> dict[str, str]:
         "USER": account.pw_name,
         "LOGNAME": account.pw_name,
         "SHELL": account.pw_shell or _SHELL,
+    }
+
+
+def _secrets(command: Command, secrets: Mapping[str, str], surroundings: Surroundings) -> dict[str, str]:
+    """What is masked where it is told: what is inherited, all of every `env_file`, and what is known to be secret."""
+    inherited = {
+        name: value
+        for name, value in surroundings.environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in command.inherits)
+    }
+    return {**inherited, **_read_env_files(command.env_files), **secrets}
+
+
+def _environment(
+    command: Command, account: pwd.struct_passwd, secrets: Mapping[str, str], surroundings: Surroundings
+) -> dict[str, str]:
+    return {
+        "PATH": _DEFAULT_PATH,
+        **{name: surroundings.environ[name] for name in _FROM_AGENT if name in surroundings.environ},
+        **_account_env(account),
+        **secrets,
+        **command.env,
     }
 
 

@@ -108,7 +108,7 @@ def test_a_look_says_whether_it_counts_already(content: Path, tmp_path: Path) ->
     """A listing has to settle: the engine is told, and looks again."""
     target = tmp_path / "engine"
     ended = jetp(content.as_uri(), "--look", JETWATCH_OUTPUT=str(target))
-    assert lines(target) == {"revision": ended.out.strip(), "settled": "false"}
+    assert lines(target) == {"revision": ended.out.strip(), "settled": "false", "requests": "0"}
     assert jetp(content.as_uri(), "--look", "--json").document["settled"] is False
 
 
@@ -159,6 +159,8 @@ def test_a_directory_with_something_in_it_is_refused(content: Path, tmp_path: Pa
         (["file:///x", "into", "--option", "sette=1"], "settle"),
         (["file:///x", "into", "--option", "region=eu"], "no use for `region`"),
         (["file:///x", "into", "--option", "settle"], "KEY=VALUE"),
+        (["file:///x", "into", "--option", "limits.deep=1"], "depth"),
+        (["file:///x", "into", "--option", "marker.x=1"], "marker"),
         (["file:///x", "into", "--option", "settle=soon"], "duration"),
         (["file:///x", "into", "--deadline", "soon"], "--deadline"),
         (["http://host/x.tar", "into"], "https://"),
@@ -180,6 +182,28 @@ def test_wrong_options_in_the_environment_leave_with_2(tmp_path: Path, text: str
     ended = jetp("file:///x", "into", JETWATCH_CONTENT_OPTIONS=text)
     assert ended.code == 2
     assert "JETWATCH_CONTENT_OPTIONS" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("limits.bytes=1MiB", "1048576"),
+        ("limits.entries=2", "2 entries"),
+        ("limits.depth=2", "2 directories"),
+        ("limits.ratio=1.5", "1.5 times its size"),
+    ],
+)
+def test_every_limit_can_be_set(tmp_path: Path, option: str, said: str) -> None:
+    """And is kept: what is more than it is refused, by name."""
+    (tmp_path / "content/a/b/c").mkdir(parents=True)
+    (tmp_path / "content/a/b/c/zeros").write_bytes(bytes(70 << 20))
+    with tarfile.open(tmp_path / "content.tar.gz", "w:gz", compresslevel=1) as packed:
+        packed.add(tmp_path / "content", ".")
+    url = (tmp_path / "content.tar.gz").as_uri()
+    ended = jetp(url, tmp_path / "into", "--option", option, **AT_ONCE)
+    assert ended.code == 1, ended.err
+    assert said in ended.err
+    assert not (tmp_path / "into").exists()
 
 
 def test_options_come_from_the_environment_too(content: Path, tmp_path: Path) -> None:

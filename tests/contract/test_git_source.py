@@ -15,9 +15,10 @@ from git_places import PASSWORD, Repository, content_of, git, new_key, over
 from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tree
 
 from jetwatch.content import git_command
+from jetwatch.content.fetch import fetch
 from jetwatch.content.git import GitSource
 from jetwatch.content.git_command import git_for
-from jetwatch.content.source import ContentMoved, ContentRetry, ContentStalled
+from jetwatch.content.source import Content, ContentKind, ContentMoved, ContentRetry, ContentStalled
 
 
 @pytest.fixture
@@ -178,6 +179,25 @@ def test_a_server_that_says_nothing_is_given_up(scheme: str) -> None:
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f":{port}/" not in listed
     assert f"-p {port}" not in listed
+
+
+def test_a_fetch_from_a_server_that_says_nothing_has_an_end(tmp_path: Path) -> None:
+    """Progress is told while git waits too, so that whoever has a deadline ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:
+        url = f"git+http://127.0.0.1:{silent_server.getsockname()[1]}/x.git"
+        with pytest.raises(ContentRetry, match=r"not done within 1\.5 s"):
+            fetch(
+                Content(url, ContentKind.GIT, ref="main"),
+                tmp_path / "target",
+                revision="a" * 40,
+                cache=None,
+                progress=silent,
+                deadline_s=1.5,
+            )
+        port = silent_server.getsockname()[1]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f":{port}/" not in listed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_host_key_that_is_not_known_is_refused(tmp_path: Path) -> None:

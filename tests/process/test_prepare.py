@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from workbench import NOBODY, as_nobody, need_root
 
 from jetwatch.errors import CommandNotStarted
-from jetwatch.process.prepare import ENV_FILE_LIMIT_BYTES, Start, Surroundings, prepare, user_ids, write_env_file
+from jetwatch.process.prepare import (
+    ENV_FILE_LIMIT_BYTES,
+    Start,
+    Surroundings,
+    environment,
+    prepare,
+    user_ids,
+    write_env_file,
+)
 from jetwatch.records import Command, CommandSpec
 
 SURROUNDINGS = Surroundings(
@@ -66,7 +74,8 @@ def test_a_shell_command_gets_values_by_environment_only() -> None:
 def test_the_environment_is_made_from_nothing() -> None:
     """PATH and LANG of the agent, the user's own names, the variables, the marks: and nothing else."""
     account = pwd.getpwuid(os.geteuid())
-    spec = prepared(Command(words=("true",), env={"A": "1"}), watch="web", outputs={"k": "v"})
+    command = Command(words=("true",), env={"A": "1"})
+    spec = prepared(command, watch="web", outputs={"k": "v"})
     assert spec.env == {
         "PATH": "/agents/bin",
         "LANG": "C.UTF-8",
@@ -82,6 +91,23 @@ def test_the_environment_is_made_from_nothing() -> None:
         "JETWATCH_OUTPUT": "/state/exchange/step-1",
     }
     assert spec.mark == "JETWATCH_STEP=step-1"
+
+
+def test_what_a_command_inherits_lies_beneath_and_is_secret(tmp_path: Path) -> None:
+    """Names by pattern, out of the agent's environment; what the watch says goes over it."""
+    (tmp_path / "env").write_text("AWS_REGION=of the file\n")
+    agent = {"AWS_SECRET_ACCESS_KEY": "canary", "AWS_REGION": "of the agent", "https_proxy": "p", "SECRET": "s"}
+    command = Command(words=("true",), env_files=(str(tmp_path / "env"),), inherits=("AWS_*", "*_proxy"))
+    spec = prepared(command, surroundings=Surroundings(agent, 0))
+    found = {name: value for name, value in spec.env.items() if not name.startswith("JETWATCH")}
+    assert found.items() >= {
+        ("AWS_SECRET_ACCESS_KEY", "canary"),
+        ("AWS_REGION", "of the file"),
+        ("https_proxy", "p"),
+    }
+    assert "SECRET" not in spec.env
+    assert "AWS_SECRET_ACCESS_KEY" in spec.secret_names
+    assert environment(command, {}, Surroundings(agent, 0)) == found
 
 
 def test_an_agent_without_a_path_still_finds_programs() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jetwatch.config.content import LIMITS
 from jetwatch.config.effective import as_text
 from jetwatch.config.load import load
 from jetwatch.config.model import Retry, WatchSettings
@@ -87,6 +88,24 @@ def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
         ("content: {url: 'http://host/x.tar'}", "not protected"),
         ("content: [s3://b/]", "a URL, or a mapping"),
         ("content: s3://b/\ndownload_command: 'true'", "leave out"),
+        ("content: {url: s3://b/, access_key_id: a}", "`access_key_id` cannot work without `secret_access_key`"),
+        ("content: {url: s3://b/, secret_access_key: a}", "`secret_access_key` cannot work without `access_key_id`"),
+        ("content: {url: s3://b/, session_token: a}", "`session_token` cannot work without `access_key_id`"),
+        (
+            "content: {url: s3://b/, anonymous: true, access_key_id: a, secret_access_key: b}",
+            "`anonymous` and `access_key_id` exclude each other",
+        ),
+        ("content: {url: s3://b/, anonymous: true, profile: p}", "`anonymous` and `profile` exclude"),
+        (
+            "content: {url: s3://b/, profile: p, access_key_id: a, secret_access_key: b}",
+            "`profile` and `access_key_id` exclude",
+        ),
+        ("content: {url: 'https://u:p@h/x.tar', bearer_token: t}", "`bearer_token` and `password` exclude"),
+        ("content: git+http://u:p@h/x", "in the open: write git+https://"),
+        ("content: {url: git+https://h/x, ssh_key: k}", "`ssh_key` has no use over git+https://"),
+        ("content: {url: git+ssh://h/x, password: p}", "`password` has no use over git+ssh://"),
+        ("content: {url: git+file:///x, ca_file: p}", "`ca_file` has no use over git+file://"),
+        ("content: {url: file:///x, limits: {ratio: 0.5}}", "a number, 1 to"),
     ],
 )
 def test_what_does_not_fit_is_a_problem_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
@@ -94,3 +113,31 @@ def test_what_does_not_fit_is_a_problem_with_its_place(tmp_path: Path, text: str
     said = problems_of(tmp_path, f"{text}\njet_command: 'true'\n")
     assert sentence in said
     assert "web.yml:" in said
+
+
+def test_a_user_without_a_password_is_a_warning(tmp_path: Path) -> None:
+    """It is not sent, and a public repository needs none."""
+    (tmp_path / "web.yml").write_text("content: git+https://token@host/repo\njet_command: 'true'\n")
+    (warning,) = load(tmp_path / "web.yml")[1]
+    assert "a token goes in `password`" in warning.message
+
+
+def test_every_limit_is_a_key(tmp_path: Path) -> None:
+    """Each field of the record can be set, and the fetch is told."""
+    limits = "{bytes: 1 MiB, entries: 10, depth: 3, ratio: 1.5}"
+    watch = watch_of(tmp_path, f"content: {{url: file:///x, limits: {limits}}}\njet_command: 'true'\n")
+    assert watch.content is not None
+    assert watch.content.limits == Limits(1024**2, 10, 3, 1.5)
+    assert {key.field for key in LIMITS.keys} == set(Limits.__dataclass_fields__)
+    assert watch.download is not None
+    assert json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])["limits"]["ratio"] == 1.5
+
+
+def test_a_fetch_inherits_credentials_but_not_for_another_account(tmp_path: Path) -> None:
+    """What the agent was started with is not handed to whoever the watch names."""
+    text = "content: s3://bucket/\njet_command: 'true'\n"
+    own, others = watch_of(tmp_path, text).download, watch_of(tmp_path, f"{text}user: nobody\n").download
+    assert own is not None
+    assert others is not None
+    assert "AWS_*" in own.inherits
+    assert others.inherits == ()

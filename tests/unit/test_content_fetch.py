@@ -15,7 +15,7 @@ import pytest
 
 from jetwatch.content import fetch as fetching
 from jetwatch.content import publish
-from jetwatch.content.fetch import Clock, fetch, open_source
+from jetwatch.content.fetch import Clock, fetch, open_source, reads_alike
 from jetwatch.content.publish import Target
 from jetwatch.content.source import (
     Content,
@@ -382,6 +382,43 @@ def test_a_source_is_loaded_with_its_kind_only() -> None:
         "print([name for name in ('obstore', 'boto3', 'urllib3', 'zstandard', 'asyncio') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+S3 = Content("s3://bucket/x/", ContentKind.BUCKET)
+WEB = Content("https://host/x.tar", ContentKind.HTTP)
+GIT = Content("git+https://host/x", ContentKind.GIT)
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "r"}
+PROXY = {"https_proxy": "http://p"}
+
+
+@pytest.mark.parametrize(
+    ("content", "env", "own", "alike"),
+    [
+        (S3, {}, {}, True),
+        (S3, KEYS, {}, True),  # handed over
+        (S3, KEYS, {**KEYS, "AWS_ACCESS_KEY_ID": "other"}, True),  # and over those of the process
+        (S3, {}, KEYS, False),  # the process would use its own
+        (S3, KEYS, {"AWS_SESSION_TOKEN": "t"}, False),
+        (S3, {**KEYS, "AWS_REQUEST_PAYER": "true"}, {}, False),  # nobody hands this over
+        (S3, {**KEYS, **PROXY}, {}, False),
+        (S3, {**KEYS, **PROXY}, PROXY, True),
+        (S3, {"AWS_PROFILE": "p"}, {}, False),  # for boto3
+        (S3, {"AWS_WEB_IDENTITY_TOKEN_FILE": "f"}, {"AWS_WEB_IDENTITY_TOKEN_FILE": "f"}, True),
+        (S3, {"AWS_WEB_IDENTITY_TOKEN_FILE": "f"}, {}, False),
+        (WEB, KEYS, {}, True),
+        (WEB, PROXY, {}, False),
+        (WEB, {}, {"HTTPS_PROXY": "http://p"}, False),
+        (WEB, PROXY, PROXY, True),
+        (WEB, {"SSL_CERT_FILE": "f"}, {}, False),
+        (GIT, PROXY, {}, True),
+    ],
+)
+def test_a_source_is_opened_here_if_it_reads_what_the_watch_says(
+    content: Content, env: dict[str, str], own: dict[str, str], alike: bool
+) -> None:
+    """Variables that a library reads by itself decide; what is handed over does not."""
+    home = {"HOME": "/nonexistent"}
+    assert reads_alike(content, {**home, **env}, own) is alike
 
 
 @pytest.fixture(autouse=True)
