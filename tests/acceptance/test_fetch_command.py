@@ -100,7 +100,8 @@ def test_json_is_one_document(archive: Path, tmp_path: Path) -> None:
     assert document.pop("duration_s") >= 0
     revision = document.pop("revision")
     assert document == {"files": 2, "total_bytes": sum(map(len, FILES.values())), "reused_bytes": 0, "requests": 0}
-    assert lines(target) == {"revision": revision}
+    size = str(sum(map(len, FILES.values())))
+    assert lines(target) == {"revision": revision, "fetch_requests": "0", "fetched_bytes": size}
     assert jetp(archive.as_uri(), "--look").out == f"{revision}\n"
 
 
