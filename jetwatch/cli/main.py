@@ -6,9 +6,11 @@ defect, said in one sentence, with the traceback when JETWATCH_DEBUG=1.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -35,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "clear": ("jetwatch.cli.verbs:clear", "Forget backoff, quarantine and hold."),
     "suspend": ("jetwatch.cli.verbs:suspend", "No new runs for now."),
     "resume": ("jetwatch.cli.verbs:resume", "Allow new runs again."),
+    "plan": ("jetwatch.cli.plan:plan", "What this configuration does to its servers on N machines."),
     "local": ("jetwatch.cli.local:local", "Apply a playbook to this machine."),
     "version": ("jetwatch.cli.version:version", "Print the version."),
 }
@@ -92,12 +95,18 @@ def jetp() -> None:
 
 def main() -> NoReturn:
     """The program `jetp`. Leaves with the exit codes of the reference page."""
+    faulthandler.enable()  # a crash inside a library says where
     try:
         code = _run()
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()
         code = _BROKEN_PIPE
+    if threading.active_count() > 1:
+        # A thread that still waits in a library (a server that drips) must not wake up in an interpreter that is
+        # being taken apart.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
