@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jetwatch.config.model import WatchSettings
-from jetwatch.records import Content, ContentKind
+from jetwatch.content_records import Content, ContentKind
 
 MONTH_S = 30 * 86_400.0
 _KEYS_PER_PAGE = 1000

@@ -11,10 +11,10 @@ import pytest
 from builders import NOON, TRUE
 
 from jetwatch.config.model import LogFormat, LogSettings, Phase, WatchSettings
+from jetwatch.content_records import Content, ContentKind
 from jetwatch.plan import cost, picture
 from jetwatch.plan.arrivals import Demand, Load, evened, period_s, simulate
 from jetwatch.plan.log_volume import run_bytes
-from jetwatch.records import Content, ContentKind
 
 SEED = WatchSettings("web", play=TRUE, check=TRUE, check_interval_s=200, splay_s=100)
 FLEET = 100_000
