@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jetwatch import statedir
 from jetwatch.clock import SystemClock
@@ -43,6 +44,9 @@ from jetwatch.signals import Signals
 from jetwatch.statedir import StateDir
 from jetwatch.telemetry.render import Teller, resolve_format
 from jetwatch.telemetry.watermark import Watermark
+
+if TYPE_CHECKING:
+    from jetwatch.telemetry.meter import Meter
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STDOUT = 1
@@ -120,6 +124,7 @@ class _Agent:
             self._state,
             Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
+        self._meter = self._make_meter()
         self._selector = selectors.DefaultSelector()
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
@@ -128,6 +133,16 @@ class _Agent:
         self._interrupted = False
         self._loading = False
         self._load_again = False
+
+    def _make_meter(self) -> Meter | None:
+        if self._settings.metrics is None:
+            return None
+        from jetwatch.metering import meter_for  # what nobody asked for is not loaded
+
+        known, dropped = self._journal.watches(), lambda: self._teller.dropped
+        return meter_for(
+            self._settings.metrics, self._state, self._runtime, self._engine, known=known, lines_dropped=dropped
+        )
 
     def run(self) -> int:
         """From the first line of the log to the last."""
@@ -169,6 +184,8 @@ class _Agent:
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
         threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
+        if self._meter is not None:
+            self._meter.start()
         self._notifier.send("READY=1")
         self._notifier.status(_standing(len(self._settings.watches), 0))
 
@@ -332,12 +349,16 @@ class _Agent:
     # -- the end
 
     def _tell_the_end(self) -> None:
+        if self._meter is not None:
+            self._meter.close(self._engine.view())
         self._teller.flush(timeout_s=0.2)
         stopped = AgentStopped(open_runs=len(self._engine.open_runs()), lines_dropped=self._teller.dropped)
         self._tell(Told(stopped, self._runtime.clock.now().wall_us))
 
     def _tell(self, told: Told) -> None:
         self._teller.tell(told)
+        if self._meter is not None:
+            self._meter.count(told)
         if told.seq is not None:
             self._told_seq = told.seq
             self._raise_watermark()

@@ -339,6 +339,16 @@ class RetentionRefused(Event):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricsFailed(Event):
+    """Figures cannot be given out by this road; it is tried again. Told once, until it worked again."""
+
+    name = "metrics_failed"
+    level = "warning"
+    road: str
+    reason: str
+
+
 def catalogue() -> tuple[type[Event], ...]:
     """Every event class, in the order of this file."""
     return tuple(Event.__subclasses__())

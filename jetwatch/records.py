@@ -426,6 +426,26 @@ class AgentState:
     stopped: Stamp | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WatchView:
+    """One configured watch at one instant. `owed` hooks wait, the oldest since `owed_since`."""
+
+    state: WatchState
+    run_open: bool
+    blocked: bool
+    owed: int
+    owed_since: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """What the engine sees at one instant, for those that count and measure. Made in its thread, safe in any other."""
+
+    at: Stamp
+    watches: tuple[WatchView, ...]
+    config_rejected: bool
+
+
 Record = TypeVar("Record")
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from jetwatch.config import commands
 from jetwatch.config.commands import CommandKind, Timeouts, hook
 from jetwatch.config.content import Source
+from jetwatch.config.metrics import METRICS
 from jetwatch.config.model import (
     ControlSettings,
     DiskReserve,
@@ -257,12 +258,7 @@ AGENT_KEYS = (
         "What TERM does to open runs: leave them to the next agent, wait for their end, or cancel them.",
         default_text="`detach`; `wait` as PID 1 or where a run cannot outlive the agent",
     ),
-    Key(
-        "metrics",
-        NAME,
-        "Metrics for a collector.",
-        refusal="this version has no `metrics` yet; count the events of the log",
-    ),
+    Key("metrics", METRICS, "Figures for Prometheus and StatsD.", default_text="none"),
 )
 """Keys of the whole agent, on the top level only."""
 

@@ -119,6 +119,27 @@ class ControlSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StatsdSettings:
+    """Where StatsD listens (host, port) and how it is spoken to."""
+
+    address: tuple[str, int] = ("127.0.0.1", 8125)
+    prefix: str = "jetwatch"
+    dogstatsd: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where figures go: one or more of a text file, an address (host, port) to listen on, StatsD."""
+
+    textfile: Path | None = None
+    listen: tuple[str, int] | None = None
+    allow_remote: bool = False
+    statsd: StatsdSettings | None = None
+    interval_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """A whole configuration: the agent-wide keys and every watch by name. `stop` None: what fits the place."""
 
@@ -128,5 +149,6 @@ class Settings:
     max_runs: int = 4
     log: LogSettings = LogSettings()
     control: ControlSettings = ControlSettings()
+    metrics: MetricsSettings | None = None
     stop: StopMode | None = None
     digest: str = ""

@@ -114,8 +114,10 @@ def _keys_of(key: Key) -> tuple[Key, ...]:
     return kind.keys if isinstance(kind, Table) else ()
 
 
-def _nested(key: Key) -> str:
-    return f"### `{key.name}`\n\n" + _table(_keys_of(key))
+def _nested(key: Key, within: str = "") -> str:
+    path = within + key.name
+    deeper = [_nested(each, f"{path}.") for each in _keys_of(key) if _keys_of(each)]
+    return "\n\n".join([f"### `{path}`\n\n" + _table(_keys_of(key)), *deeper])
 
 
 def _table(keys: Iterable[Key]) -> str:
@@ -127,7 +129,7 @@ def _row(key: Key) -> str:
     names = " or ".join(f"`{name}`" for name in (key.name, *key.aliases))
     nested = " (below)" if _keys_of(key) else ""
     what = "a [command](#a-command)" if isinstance(key.kind, CommandKind) else key.kind.what
-    default = "as below" if isinstance(key.kind, Table) else key.default_shown
+    default = (key.default_text or "as below") if isinstance(key.kind, Table) else key.default_shown
     cells = (names, key.doc, what + nested, default)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -85,10 +85,11 @@ def is_none(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Table(Kind):
-    """A mapping of keys → a record."""
+    """A mapping of keys → a record. `objection` says what is wrong with a whole record, empty when nothing is."""
 
     keys: tuple[Key, ...]
     record: Callable[..., Any]
+    objection: Callable[[Any], str] = lambda _: ""
 
     what = "a mapping"
 
@@ -97,7 +98,12 @@ class Table(Kind):
         if not isinstance(node, Mapping):
             notes.expected(node, "a mapping with " + ", ".join(f"`{key.name}`" for key in self.keys))
             return None
-        return self.record(**read_keys(node, self.keys, notes))
+        problems_before = len(notes.problems)
+        record = self.record(**read_keys(node, self.keys, notes))
+        if len(notes.problems) == problems_before and (sentence := self.objection(record)):
+            notes.problem(node, sentence)
+            return None
+        return record
 
     def show(self, value: Any) -> dict[str, Any]:
         """The keys that have a value."""

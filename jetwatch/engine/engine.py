@@ -28,6 +28,7 @@ from jetwatch.events import (
 )
 from jetwatch.records import (
     AgentState,
+    AgentView,
     CheckResult,
     OutboxEntry,
     Outcome,
@@ -256,6 +257,14 @@ class Engine:
     def open_runs(self) -> list[Run]:
         """Every open run of this agent."""
         return [lane.run for lane in self._lanes.values() if lane.run is not None]
+
+    def view(self) -> AgentView:
+        """How everything stands. In the engine's thread, or after its end."""
+        return AgentView(
+            at=self._runtime.clock.now(),
+            watches=tuple(lane.view() for lane in self._lanes.values() if lane.settings is not None),
+            config_rejected=self._agent.config_rejected is not None,
+        )
 
     def changed(self, lane: Lane) -> None:
         """The lane wants to be advanced soon."""

@@ -37,6 +37,7 @@ from jetwatch.records import (
     Trigger,
     TriggerKind,
     WatchState,
+    WatchView,
 )
 
 Report = Callable[[str, bool], None]
@@ -123,6 +124,17 @@ class Lane:
         if self.delivery.head is not None and self.delivery.supervision.blocked:
             return (self.delivery.head.name, *self.delivery.supervision.blocked)
         return ("check", *self.asking.blocked) if self.asking.blocked else None
+
+    def view(self) -> WatchView:
+        """How the watch stands."""
+        head = self.delivery.head
+        return WatchView(
+            state=self.state,
+            run_open=self.walk is not None,
+            blocked=self.blocked is not None,
+            owed=len(self.delivery.owed),
+            owed_since=head.owed_since if head is not None else None,
+        )
 
     def is_idle(self) -> bool:
         """Whether nothing is under way, so that the lane can be forgotten."""

@@ -27,6 +27,7 @@ FULL = """\
 state_dir: /var/lib/x
 log: {format: json, level: debug}
 control: false
+metrics: {textfile: /x/y.prom, listen: 9753, statsd: {address: '[::1]:8125', tags: {env: prod}}}
 stop: wait
 defaults:
   env: {A: 1.10, DB_PASSWORD: hush, URL: 'https://me:hush@host/'}
@@ -220,7 +221,7 @@ def test_check_config_prints_the_effective_configuration(full: Path) -> None:
     data = yaml.safe_load(done.stdout)
     assert data["watches"]["web"]["check_interval"] == "200s"
     assert data["watches"]["web"]["jet_command"]["timeout"] == "1h30m"
-    assert f"warning: {full}:12: watches.web.jet_command.run: a password" in done.stderr
+    assert f"warning: {full}:13: watches.web.jet_command.run: a password" in done.stderr
 
 
 def test_check_config_prints_json_for_programs(full: Path) -> None:
@@ -228,7 +229,7 @@ def test_check_config_prints_json_for_programs(full: Path) -> None:
     done = CliRunner().invoke(check_config, [str(full), "--json"])
     data = json.loads(done.stdout)
     assert data["watches"]["web"]["check_interval"] == 200
-    assert [warning["line"] for warning in data["warnings"]] == [12, 13]
+    assert [warning["line"] for warning in data["warnings"]] == [13, 14]
 
 
 def test_check_config_prints_every_problem_and_exits_78(tmp_path: Path) -> None:
