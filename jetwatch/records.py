@@ -326,11 +326,20 @@ class Suspension:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowWait:
+    """A due answer waits for a window: when it opens, and when the run is to start (the splay later)."""
+
+    opens: Deadline
+    start: Deadline
+
+
+@dataclass(frozen=True, slots=True)
 class WatchState:
     """What is remembered of a watch between two checks.
 
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
-    of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what).
+    of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what;
+    `window`: the window among it).
     `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with. `look` is the last look at the
     watch's content. Counted since the journal began: `requests` to content sources, `fetched_bytes` that came from
     them, `ended` runs by outcome; `failures_in_a_row` since the last run that ended ok.
@@ -355,6 +364,7 @@ class WatchState:
     retry: Trigger | None = None
     due: Trigger | None = None
     waiting_for: tuple[str, ...] = ()
+    window: WindowWait | None = None
     trigger: Trigger | None = None
     look: Look | None = None
     requests: int = 0

@@ -74,6 +74,8 @@ def _value(watch: WatchSettings, key: Key) -> Any:
         return watch.retry or False
     if key.name == "output":
         return watch.play.keep_bytes
+    if key.name == "windows":
+        return watch.windows or None
     return None if key.name in {"name", "timeouts"} else getattr(watch, key.field, None)
 
 

@@ -28,6 +28,7 @@ from jetwatch.config.model import (
 from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Number, Size, Text
 from jetwatch.config.tables import Either, Key, Table
 from jetwatch.config.times import Duration, Jitter, Schedule, Zone
+from jetwatch.config.windows import Windows
 from jetwatch.records import Command
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
@@ -176,11 +177,12 @@ WATCH_KEYS = (
         record=WatchSettings,
     ),
     Key("schedule", Schedule(), "A crontab(5) expression, instead of `check_interval`."),
-    Key("timezone", Zone(), "The time zone of `schedule`.", default_text="the machine's"),
+    Key("timezone", Zone(), "The time zone of `schedule` and `windows`.", default_text="the machine's"),
     Key(
         "splay",
         Duration(),
-        "A random wait at start-up, uniform in [0, splay); with `schedule`, before every firing.",
+        "A random wait at start-up, uniform in [0, splay); with `schedule`, before every firing; with `windows`, after "
+        "an opening that was waited for.",
         into="splay_s",
         record=WatchSettings,
     ),
@@ -212,6 +214,13 @@ WATCH_KEYS = (
         default_text="`off`",
     ),
     Key("exclusive", NAME, "Name of a lock: watches that share it never have runs at the same time."),
+    Key(
+        "windows",
+        Windows(),
+        "When runs may start. A run that is due outside waits until a window opens, and then a random time within "
+        "`splay`. One that is going on when a window closes goes on.",
+        default_text="always",
+    ),
     Key("retain", RETAIN, "How much of past runs is kept."),
     Key(
         "disk_reserve",
@@ -226,12 +235,6 @@ WATCH_KEYS = (
         "Bytes kept of each command's output: head and tail, the middle counted.",
         into="keep_bytes",
         record=Command,
-    ),
-    Key(
-        "windows",
-        NAME,
-        "When runs may start.",
-        refusal="this version has no `windows` yet; use `schedule`, or a `check_command` that knows the hours",
     ),
 )
 """Keys of a watch; in a file with one watch they stand on the top level."""

@@ -21,7 +21,7 @@ from jetwatch.config import nodes, yaml_file
 from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
-from jetwatch.config.model import Retry, Settings, WatchSettings
+from jetwatch.config.model import Retry, Settings, WatchSettings, Window
 from jetwatch.config.nodes import Mapping, Node, Notes
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
 from jetwatch.errors import ConfigError, Problem
@@ -247,8 +247,9 @@ def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes:
         notes.warning(
             mapping.entries["schedule"], "without `splay` every machine with this file starts at the same moment"
         )
-    if "timezone" in given and "schedule" not in given and not mapping.entries["timezone"].path.startswith("defaults."):
-        notes.warning(mapping.entries["timezone"], "`timezone` means nothing without `schedule`")
+    zone = mapping.entries.get("timezone")
+    if "timezone" in given and not given & {"schedule", "windows"} and zone and not zone.path.startswith("defaults."):
+        notes.warning(zone, "`timezone` means nothing without `schedule` or `windows`")
 
 
 def _commands(
@@ -289,10 +290,17 @@ def _watch(
         retry=values.get("retry", Retry() if "content" in values else None) or None,
         user=values.get("user"),
         look_timeout_s=values.get("timeouts", Timeouts()).check_s,
+        windows=_windows(values),
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
     )
     return dataclasses.replace(watch, digest=_digest(dataclasses.asdict(watch)))
+
+
+def _windows(values: dict[str, Any]) -> tuple[Window, ...]:
+    """Each in its own zone, else in that of the watch."""
+    zone = values.get("timezone")
+    return tuple(dataclasses.replace(window, timezone=window.timezone or zone) for window in values.get("windows", ()))
 
 
 def _settings(found: _Found) -> Settings:

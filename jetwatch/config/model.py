@@ -69,12 +69,27 @@ class DiskReserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Hours of some days in which runs may start. It belongs to the day it opens on, and may close on the next.
+
+    `days`: 0 is Monday. `opens_min` and `closes_min` are minutes of civil time since midnight; a `closes_min` that is
+    not later than `opens_min` is one of the next day. `timezone` None: the machine's own.
+    """
+
+    days: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    opens_min: int = 0
+    closes_min: int = 24 * 60
+    timezone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """One watch. Without `check` and `content` every firing of `schedule` is due; with `content` `download` fetches it.
 
     `hooks` has the keys on_start, on_ok, on_fail, on_done, on_error, where configured. `jitter_s` and
-    `jitter_fraction` (of the interval) add up; at most one is set. `secrets` maps the name of a command (`check`,
-    `download`, `play`, `on_ok`, …) to the secret part of its environment. `digest` identifies the whole of it.
+    `jitter_fraction` (of the interval) add up; at most one is set. Without `windows` runs may start at any time.
+    `secrets` maps the name of a command (`check`, `download`, `play`, `on_ok`, …) to the secret part of its
+    environment. `digest` identifies the whole of it.
     """
 
     name: str
@@ -94,6 +109,7 @@ class WatchSettings:
     retry: Retry | None = None
     reapply_s: float | None = None
     exclusive: str | None = None
+    windows: tuple[Window, ...] = ()
     retain: Retain = Retain()
     disk_reserve: DiskReserve = DiskReserve()
     user: str | None = None

@@ -18,6 +18,7 @@ from jetwatch import words
 from jetwatch.config.commands import CHECK, PLAY, SECRET_NAME, CommandKind, command_keys
 from jetwatch.config.keys import AGENT_KEYS, NAME_PATTERN, WATCH_KEYS
 from jetwatch.config.tables import Either, Key, Table
+from jetwatch.config.windows import Windows
 
 _ONE_NAME_TWICE = {"required": ["jet_command", "play_command"]}
 
@@ -110,7 +111,7 @@ def reference() -> str:
 
 
 def _keys_of(key: Key) -> tuple[Key, ...]:
-    kind = key.kind.table if isinstance(key.kind, Either) else key.kind
+    kind = key.kind.table if isinstance(key.kind, Either | Windows) else key.kind
     return kind.keys if isinstance(kind, Table) else ()
 
 
@@ -225,7 +226,7 @@ _VALUES = """
 - *Secrets* are the values of `env` whose names match `SECRET_NAME` in any case, URLs with a user part, and all values
   of an `env_file`. They never reach the journal, a log line or a status.
 - *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`, a
-  `schedule` without `splay`, a `timezone` without `schedule`.
+  `schedule` without `splay`, a `timezone` without `schedule` and `windows`.
 """
 
 

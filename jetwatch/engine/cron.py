@@ -7,18 +7,13 @@ an hour field that begins with `*` follows real time, so it leaves out what is s
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import struct
-from bisect import bisect_left
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
-from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.base import BaseTrigger
 from cronsim import CronSim, CronSimError
+
+from jetwatch.engine.civil import first_instant, offset_of
 
 MACROS = {
     "@yearly": "0 0 1 1 *",
@@ -31,7 +26,6 @@ MACROS = {
 }
 """The nicknames of crontab(5). `@reboot` is no time."""
 
-_LOCALTIME = Path("/etc/localtime")
 _RANGE_OF_ONE = re.compile(r"\b0*(\w+)-0*\1/\d+", re.IGNORECASE)
 
 
@@ -72,67 +66,15 @@ class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 carries n
     def _civil_start(self, instant: datetime) -> datetime:
         """A civil time that no firing after `instant` lies at or before, in either pass."""
         local = instant.astimezone(self._zone)
-        offset = min(_offset(local.replace(fold=0)), _offset(local.replace(fold=1)))
+        offset = min(offset_of(local.replace(fold=0)), offset_of(local.replace(fold=1)))
         return (instant + offset).replace(tzinfo=None)
 
     def _real(self, civil: datetime, fold: int) -> datetime | None:
         """The instant (UTC) of a civil time. One that is skipped: the end of the gap, None if real time is followed."""
+        if not self._follows_real_time:
+            return first_instant(civil, self._zone)
         instant = civil.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
-        if instant.astimezone(self._zone).replace(tzinfo=None) == civil:
-            return instant
-        return None if self._follows_real_time else self._end_of_gap(civil)
-
-    def _end_of_gap(self, civil: datetime) -> datetime:
-        # In a gap fold 1 reads the civil time by the later offset: an instant before the change; fold 0 one after it.
-        before = civil.replace(tzinfo=self._zone, fold=1).astimezone(UTC)
-        after = civil.replace(tzinfo=self._zone, fold=0).astimezone(UTC)
-        new_offset = _offset(after.astimezone(self._zone))
-
-        def changed(second: int) -> bool:
-            return _offset((before + timedelta(seconds=second)).astimezone(self._zone)) == new_offset
-
-        seconds = range(int((after - before).total_seconds()))
-        return before + timedelta(seconds=bisect_left(seconds, True, key=changed))
-
-
-def local_zone(environ: Mapping[str, str] = os.environ, localtime: Path = _LOCALTIME) -> tzinfo:
-    """The machine's time zone, read anew: what `TZ` says, else /etc/localtime, else UTC.
-
-    The C library's own rule, so that a schedule means what the machine's cron means. tzlocal, which comes with
-    APScheduler, is not used: it also reads other files (/etc/timezone, …), raises when they disagree, and remembers.
-    """
-    try:
-        name = environ.get("TZ")
-        return _read_zone(localtime) if name is None else _zone_of_tz(name.removeprefix(":"))
-    except (OSError, ValueError):
-        return UTC
-
-
-def _zone_of_tz(name: str) -> tzinfo:
-    """The zone that a value of `TZ` means: a file, a name, or a POSIX rule (`CET-1CEST,M3.5.0,M10.5.0/3`)."""
-    if not name:
-        return UTC
-    if name.startswith("/"):
-        return _read_zone(Path(name))
-    try:
-        return ZoneInfo(name)
-    except (KeyError, OSError, ValueError):
-        return _zone_of_rule(name)
-
-
-def _read_zone(path: Path) -> ZoneInfo:
-    with path.open("rb") as file:
-        return ZoneInfo.from_file(file)
-
-
-def _zone_of_rule(rule: str) -> ZoneInfo:
-    # The standard library reads such a rule only as the last line of a TZif file (RFC 8536): this is the smallest one.
-    block = b"TZif2" + bytes(15) + struct.pack(">6L", 0, 0, 0, 0, 1, 1) + bytes(6) + b"\0"
-    return ZoneInfo.from_file(io.BytesIO(block * 2 + b"\n" + rule.encode("ascii") + b"\n"))
-
-
-def _offset(aware: datetime) -> timedelta:
-    return aware.utcoffset() or timedelta()
+        return instant if instant.astimezone(self._zone).replace(tzinfo=None) == civil else None
 
 
 def _five_fields(expression: str) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 from jetwatch.config.model import DAY_S, Phase, Retry, WatchSettings
+from jetwatch.engine.civil import EPOCH, MICROSECOND, zone_named
 from jetwatch.records import Deadline, Stamp
 
 Uniform = Callable[[float], float]
@@ -30,8 +30,6 @@ MIN_BACKOFF_S = 1.0
 _NEVER_S = 100 * 365 * DAY_S  # a schedule that has no firing in sight; no machine is up for that long
 _LATE_US = 1_000_000  # a start up to this late is the timer's and the queue's doing, and the planned start counts
 _STEP_BACK_US = 3 * 3600 * 1_000_000  # cron(8): a clock set back by less than this does not repeat what has fired
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def first_check(
@@ -123,13 +121,10 @@ def next_fire(schedule: str, timezone: str | None, after_wall_us: int) -> int | 
     `timezone` is an IANA name; None: the machine's own. Raises ValueError for an expression that is not crontab(5) and
     KeyError for a zone that is not known.
     """
-    from zoneinfo import ZoneInfo
+    from jetwatch.engine.cron import CronTrigger
 
-    from jetwatch.engine.cron import CronTrigger, local_zone
-
-    trigger = CronTrigger(schedule, local_zone() if timezone is None else ZoneInfo(timezone))
-    fired = trigger.after(_EPOCH + after_wall_us * _MICROSECOND)
-    return None if fired is None else (fired - _EPOCH) // _MICROSECOND
+    fired = CronTrigger(schedule, zone_named(timezone)).after(EPOCH + after_wall_us * MICROSECOND)
+    return None if fired is None else (fired - EPOCH) // MICROSECOND
 
 
 def firing_missed(schedule: str, timezone: str | None, last_fire_us: int | None, now_wall_us: int) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jetwatch.config.commands import is_secret
 from jetwatch.config.load import load
-from jetwatch.config.model import LogFormat, Phase, Retry, Settings, StopMode, WatchSettings
+from jetwatch.config.model import LogFormat, Phase, Retry, Settings, StopMode, WatchSettings, Window
 from jetwatch.config.times import clock, duration_s
 from jetwatch.errors import ConfigError, Problem
 
@@ -323,6 +323,29 @@ VALUES = [
     ("timezone: Mars/Olympus", "does not know"),
     ("timezone: ../../etc/passwd", "does not know"),
     ("exclusive: A B", "small letters"),
+    ("windows: [{days: mon}]", None),
+    ("windows: [{days: Monday-FRI, from: 9:00, to: '24:00', timezone: Asia/Tokyo}]", None),
+    ("windows: [{days: [mon-wed, 'sat, sun']}, {from: 22:00, to: 04:00}]", None),
+    ("windows: null", None),
+    ("windows: [{days: tuesdy}]", "did you mean `tuesday`"),
+    ("windows: [{days: mon..fri}]", "found `mon..fri`"),
+    ("windows: [{days: mon-wed-fri}]", "found `mon-wed-fri`"),
+    ("windows: [{days: 1-5}]", "days such as `mon`, `mon-fri`"),
+    ("windows: [{days: []}]", "found a list"),
+    ("windows: [{days: }]", "found nothing"),
+    ("windows: [{days: {mon: 1}}]", "found a mapping"),
+    ("windows: [{from: 24:00}]", "`00:00` to `23:59`; found `24:00`"),
+    ("windows: [{to: 24:01}]", "`00:00` to `24:00`; found `24:01`"),
+    ("windows: [{from: 22}]", "a time of day such as `22:00`"),
+    ("windows: [{from: 22:00:30}]", "a time of day such as `22:00`"),
+    ("windows: [{from: 8:00, to: 08:00}]", "`from` and `to` are the same"),
+    ("windows: [{days: mon, timezone: Mars/Olympus}]", "does not know"),
+    ("windows: [{day: mon}]", "did you mean `days`"),
+    ("windows: [{}]", "an empty window"),
+    ("windows: [22:00-04:00]", "a mapping with `days`, `from`, `to`, `timezone`"),
+    ("windows: []", "an empty list"),
+    ("windows: {days: mon}", "a list of windows such as"),
+    ("windows: always", "found `always`"),
     ("name: -x", "small letters"),
     ("user: a b", "account"),
     ("env: {a b: 1}", "cannot be a name"),
@@ -343,7 +366,6 @@ VALUES = [
     ("on_ok: 'echo \"x'", "never closed"),
     ("download_command: echo {{ outcome }}", "not known yet"),
     ("play_command: /bin/false", "same key"),
-    ("windows: [{days: mon}]", "this version has no"),
     ("stop: now", "`detach`"),
     ("control: {socket: }", "a path"),
     ("max_runs: 0", "1 to"),
@@ -407,6 +429,47 @@ def test_a_schedule_is_a_crontab_expression_that_fires_some_day(write: Write, sc
         assert watch_of(path).schedule == (schedule.lower() if schedule.startswith("@") else schedule)
     else:
         assert "crontab(5)" in the_problem(path).message
+
+
+WINDOWS = [
+    ("{days: mon-fri}", Window(days=(0, 1, 2, 3, 4))),
+    ("{days: [sun, sat]}", Window(days=(5, 6))),
+    ("{days: fri-mon}", Window(days=(0, 4, 5, 6))),
+    ("{days: 'mon, wed-thu'}", Window(days=(0, 2, 3))),
+    ("{from: 22:00, to: 04:00}", Window(opens_min=22 * 60, closes_min=4 * 60)),
+    ("{from: 22:30}", Window(opens_min=22 * 60 + 30)),
+    ("{to: 00:00, from: 1:05}", Window(opens_min=65, closes_min=0)),
+    ("{days: tue, timezone: UTC}", Window(days=(1,), timezone="UTC")),
+]
+
+
+@pytest.mark.parametrize(("text", "window"), WINDOWS, ids=[text for text, _ in WINDOWS])
+def test_a_window_is_read_as_it_is_said(write: Write, text: str, window: Window) -> None:
+    """Days as names, ranges and lists; hours as a clock shows them; what is left out is the whole of it."""
+    assert watch_of(write(LEAST + f"windows: [{text}]\n")).windows == (window,)
+
+
+def test_a_window_is_in_the_zone_of_its_watch(write: Write) -> None:
+    """Unless it says one itself; and `timezone` means something then."""
+    path = write(LEAST + "timezone: Asia/Tokyo\nwindows: [{days: mon}, {days: tue, timezone: UTC}]\n")
+    assert [window.timezone for window in watch_of(path).windows] == ["Asia/Tokyo", "UTC"]
+    assert load(path)[1] == ()
+
+
+def test_a_watch_undoes_the_windows_of_the_defaults(write: Write) -> None:
+    """With its own list, or with `null`: always."""
+    path = write(
+        "defaults: {windows: [{days: mon}], jet_command: a, check_command: b}\n"
+        "watches: {one: {}, two: {windows: [{days: tue}]}, three: {windows: null}}\n"
+    )
+    days = {name: [window.days for window in watch.windows] for name, watch in load(path)[0].watches.items()}
+    assert days == {"one": [(0,)], "two": [(1,)], "three": []}
+
+
+def test_a_problem_in_a_window_names_its_place(write: Write) -> None:
+    """File, line and path, as for every key."""
+    problem = the_problem(write(LEAST + "windows:\n  - days: mon\n  - days: sat-sonntag\n    from: 22:00\n"))
+    assert (problem.line, problem.path) == (5, "windows[1].days")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ watches:
     jitter: 10%
     retry: {max_attempts: 3}
     retain: {bytes: 1GiB}
+    windows: [{days: [mon, wed-fri], from: "22:00", to: "04:00"}, {days: sat, timezone: UTC}]
     timeouts: {grace: 2}
   backup:
     schedule: '@daily'

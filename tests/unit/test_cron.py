@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from apscheduler.triggers.combining import OrTrigger
 
-from jetwatch.engine.cron import CronTrigger, local_zone
+from jetwatch.engine.civil import local_zone
+from jetwatch.engine.cron import CronTrigger
 
 MINUTE = timedelta(minutes=1)
 BERLIN = ZoneInfo("Europe/Berlin")
