@@ -144,6 +144,19 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunDeferred(Event):
+    """A run that is due waits: its `reason` is `window`, which opens at `until`; it is to start at `start_at`."""
+
+    name = "run_deferred"
+    history = True
+    reason: str
+    until: str
+    start_at: str
+    trigger: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepStarted(Event):
     """A command of a run, or a hook, is being started."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jetwatch.cli.people import Times
 from jetwatch.cli.standing import WatchStanding, suspension_in_force
-from jetwatch.engine.admission import is_held
+from jetwatch.engine.admission import SPLAY, WINDOW, is_held
 from jetwatch.records import OutboxEntry, WatchState
 from jetwatch.telemetry.plain import cut
 
@@ -22,7 +22,6 @@ _WAITING: Mapping[str, str] = {
     "run_open": "the open run to end",
     "max_runs": "another run to end: max_runs of them go on",
     "disk_low": "room on the disk: less is free than disk_reserve",
-    "window": "its window to open",
     "hooks": "the first try of its hooks",
 }
 _QUARANTINE: Mapping[str, str] = {
@@ -69,7 +68,7 @@ def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
         attempt = state.retry.attempt if state.retry is not None else state.attempt + 1
         yield Obstacle("retry", f"backoff: attempt {attempt} waits until {times.coming(state.retry_at)}")
     if state.due is not None:
-        reasons = " and ".join(waiting_for(code) for code in state.waiting_for) or "its turn"
+        reasons = " and ".join(_reason(code, state, times) for code in state.waiting_for) or "its turn"
         yield Obstacle("due", f"due since {times.moment(state.due.at)}; it waits for {reasons}")
     if state.trigger is not None:
         by = f" by {state.trigger.by}" if state.trigger.by else ""
@@ -80,8 +79,13 @@ def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
         yield Obstacle("hooks_abandoned", f"{_count(state.hooks_abandoned, 'hook')} given up so far", "red")
 
 
-def waiting_for(code: str) -> str:
+def _reason(code: str, state: WatchState, times: Times) -> str:
     """What a code of `WatchState.waiting_for` means."""
+    if state.window is not None and code == WINDOW:
+        splay = state.window.start.remaining_us(times.now) - state.window.opens.remaining_us(times.now)
+        return f"its window to open {times.coming(state.window.opens)}" + (", and its splay then" if splay else "")
+    if state.window is not None and code == SPLAY:
+        return f"its time in the open window: {times.coming(state.window.start)}"
     if code.startswith("exclusive:"):
         return f"a run that holds {code.partition(':')[2]}"
     return _WAITING.get(code, code.replace("_", " "))

@@ -125,7 +125,7 @@ class Times:
         left_s = deadline.remaining_us(self.now) / 1_000_000
         if self._relative:
             return f"in {rough(left_s)}" if left_s > 0 else "now"
-        return iso(self.now.wall_us + round(left_s * 1_000_000))
+        return iso(comes_at_us(deadline, self.now))
 
     def moment(self, stamp: Stamp) -> str:
         """`14:03:22, 3 min ago`, or when it was."""
@@ -135,8 +135,7 @@ class Times:
         """`14:03:22, in 40 s`, or when it will be."""
         if not self._relative:
             return self.future(deadline)
-        at_us = self.now.wall_us + deadline.remaining_us(self.now)
-        return f"{local(at_us, self.now.wall_us)}, {self.future(deadline)}"
+        return f"{local(comes_at_us(deadline, self.now), self.now.wall_us)}, {self.future(deadline)}"
 
     def since(self, stamp: Stamp) -> str:
         """How long it has been: `3 min 20 s`."""
@@ -148,6 +147,11 @@ def elapsed_s(stamp: Stamp, now: Stamp) -> float:
     if stamp.boot_id == now.boot_id:
         return max(0, now.boot_us - stamp.boot_us) / 1_000_000
     return max(0, now.wall_us - stamp.wall_us) / 1_000_000
+
+
+def comes_at_us(deadline: Deadline, now: Stamp) -> int:
+    """When it comes by the wall clock as of now, to the nearest second: the two clocks are not read at one instant."""
+    return round((now.wall_us + deadline.remaining_us(now)) / 1_000_000) * 1_000_000
 
 
 def rough(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jetwatch.cli.obstacles import Obstacle, last_error, obstacles, waiting
-from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, iso
+from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, comes_at_us, iso
 from jetwatch.cli.standing import Complaint, Standing, WatchStanding, complaints, how_it_ended, present_step
 from jetwatch.records import CheckResult, Deadline, Run, Stamp
 
@@ -141,6 +141,8 @@ def _watch_data(watch: WatchStanding, times: Times) -> dict[str, Any]:
         "retry_at": _until(state.retry_at, times),
         "due_since": _at(state.due.at) if state.due is not None else None,
         "waiting_for": list(state.waiting_for),
+        "window_opens": _until(state.window.opens, times) if state.window is not None else None,
+        "starts_at": _until(state.window.start, times) if state.window is not None else None,
         "suspended": _suspension_data(watch, times),
         "quarantined_revision": state.quarantined_revision,
         "quarantine_reason": state.quarantine_reason,
@@ -209,4 +211,4 @@ def _at(stamp: Stamp | None) -> str | None:
 
 
 def _until(deadline: Deadline | None, times: Times) -> str | None:
-    return iso(times.now.wall_us + deadline.remaining_us(times.now)) if deadline is not None else None
+    return iso(comes_at_us(deadline, times.now)) if deadline is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, obstacles, waiting
-from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, iso
+from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, comes_at_us, iso
 from jetwatch.cli.standing import Standing, WatchStanding, how_it_ended, present_step
 from jetwatch.records import CheckResult
 from jetwatch.telemetry.plain import cut
@@ -73,6 +73,8 @@ def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str
         ending = ", it is being cancelled" if run.cancel is not None else ""
         step = present_step(run) or "its end"
         parts.append(f"run {run.id[:8]} goes on with {step}, {times.since(run.opened)} so far{ending}")
+    elif watch.state.due is not None and watch.state.window is not None:
+        parts.append(f"a run {times.coming(watch.state.window.start)}, in its window")
     elif watch.state.due is not None:
         parts.append("a run, as soon as nothing is in the way")
     if watch.state.retry_at is not None:
@@ -103,7 +105,7 @@ def as_data(standing: Standing, watches: list[WatchStanding], times: Times) -> l
 
 def _watch_data(standing: Standing, watch: WatchStanding, times: Times) -> dict[str, Any]:
     state = watch.state
-    at_us = None if state.next_check is None else times.now.wall_us + state.next_check.remaining_us(times.now)
+    at_us = None if state.next_check is None else comes_at_us(state.next_check, times.now)
     return {
         "watch": watch.name,
         "agent_running": standing.running,

@@ -105,7 +105,6 @@ def reference() -> str:
         "## Keys of the agent\n\nOn the top level only.\n\n" + _table(agent),
         *(_nested(key) for key in agent if _keys_of(key)),
         _VALUES.replace("SECRET_NAME", SECRET_NAME.pattern),
-        "## Not in this version\n\n" + _refused((*WATCH_KEYS, *AGENT_KEYS)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -148,14 +147,6 @@ def _variables() -> str:
             *("", "Besides, in the environment only:", ""),
             *("| name | meaning |", "| --- | --- |", *extra),
         ]
-    )
-
-
-def _refused(keys: Iterable[Key]) -> str:
-    return "\n".join(
-        f"- `{key.name}`: {key.doc[0].lower()}{key.doc[1:-1]}. {key.refusal[0].upper()}{key.refusal[1:]}."
-        for key in keys
-        if key.refusal
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from jetwatch.config.model import DiskReserve
+from jetwatch.config.model import DiskReserve, Window
 from jetwatch.engine.verbs import is_suspended
+from jetwatch.engine.windows import open_at
 from jetwatch.records import Run, Stamp, Trigger, WatchState
+
+WINDOW = "window"
+SPLAY = "splay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ def obstacles(
     trigger: Trigger,
     *,
     exclusive: str | None,
+    windows: Sequence[Window] = (),
     surrounding: Surrounding,
     low: Space | None,
     now: Stamp,
@@ -53,6 +58,10 @@ def obstacles(
         found.append("held")
     if trigger.revision and trigger.revision == state.quarantined_revision:
         found.append("quarantined")
+    if not open_at(windows, now.wall_us):
+        found.append(WINDOW)
+    elif state.window is not None and state.window.start.remaining_us(now) > 0:
+        found.append(SPLAY)
     if surrounding.blocked:
         found.append("blocked")
     if any(run.watch == state.watch for run in surrounding.open_runs):
@@ -64,6 +73,11 @@ def obstacles(
     if low is not None:
         found.append("disk_low")
     return tuple(found)
+
+
+def waits_for_window(state: WatchState) -> bool:
+    """Whether the kept answer waits for a window, or for its time within the splay after the opening."""
+    return state.due is not None and (WINDOW in state.waiting_for or SPLAY in state.waiting_for)
 
 
 def is_a_matter_of_turn(word: str) -> bool:

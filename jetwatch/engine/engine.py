@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.engine import retention, verbs
-from jetwatch.engine.admission import is_a_matter_of_turn
+from jetwatch.engine.admission import SPLAY, is_a_matter_of_turn, waits_for_window
 from jetwatch.engine.lane import Lane, Report
 from jetwatch.engine.outcome import CANCELLED_BY_STOP
 from jetwatch.engine.runtime import Runtime
@@ -234,12 +234,15 @@ class Engine:
         head = lane.delivery.head
         if head is not None and head.id not in lane.delivery.tried:
             return False
-        waiting = lane.state.due is not None and any(map(is_a_matter_of_turn, lane.state.waiting_for))
+        words = lane.state.waiting_for if lane.state.due is not None else ()
+        waiting = any(word == SPLAY or is_a_matter_of_turn(word) for word in words)
         return lane.settings is None or (lane.checked_once and not waiting)
 
     def _leave(self) -> None:
         for lane in self._lanes.values():
             lane.tell_folded()
+            if self.once and waits_for_window(lane.state):
+                self.uncertain_checks += 1
         self._agent = replace(self._agent, stopped=self._runtime.clock.now())
         self._runtime.commit(agent=self._agent, watches=tuple(lane.state for lane in self._lanes.values()))
 

@@ -47,18 +47,25 @@ def judge(
     uniform: Uniform,
 ) -> Judgement:
     """The meaning of what was told. `following`: the next regular time."""
-    answer = _answer(state, question, told)
-    manual = state.trigger if question.kind is TriggerKind.MANUAL else None
+    answer = _answer(settings, state, question, told)
+    manual = state.trigger if question.kind is TriggerKind.MANUAL and not question.again else None
     first_error = answer.result is CheckResult.ERROR and state.check_errors == 0
     state = _after_look(after_answer(state, answer, now), told)
-    due = _due(settings, state, question, answer, manual=manual, now=now)
+    if question.known is not None:
+        state, due = _taken_up(state, question.known, answer)
+    else:
+        due = _due(settings, state, question, answer, manual=manual, now=now)
     if due is not None and due.revision and due.revision == state.quarantined_revision:
         due, answer = None, replace(answer, result=CheckResult.SKIPPED, reason="quarantined")
         state = replace(state, last_result=answer.result, last_reason=answer.reason)
+        if question.known is not None:
+            state = replace(state, due=None, waiting_for=())
     state, events = _plan_next(settings, state, question, answer, following=following, now=now, uniform=uniform)
     if due is not None:
         # A check that is due takes the place of a retry, and of an answer that was still waiting.
-        state = replace(state, due=due, waiting_for=(), retry=None, retry_at=None)
+        due = _said_again(state, due)
+        window = None if due.kind is TriggerKind.MANUAL else state.window  # a person does not wait for the splay
+        state = replace(state, due=due, waiting_for=(), window=window, retry=None, retry_at=None)
     if manual is not None:
         state = replace(state, trigger=None)
     if told.result is not None or told.look is not None:
@@ -66,8 +73,10 @@ def judge(
     return Judgement(answer, state, due, manual, first_error, events)
 
 
-def _answer(state: WatchState, question: Question, told: Told) -> Answer:
+def _answer(settings: WatchSettings, state: WatchState, question: Question, told: Told) -> Answer:
     checked = read_check(told.result) if told.result is not None else None
+    if question.known is not None and settings.check is not None:
+        checked = Answer(CheckResult.DUE, values=dict(question.known.values))
     if told.look is not None:
         return weigh(state, question, told.look, checked)
     return checked or Answer(CheckResult.DUE)
@@ -95,6 +104,9 @@ def _plan_next(
         backoff = Deadline.after(now, max(following.remaining_us(now), round(answer.wait_s * 1e6)))
     fired_us = schedule.fired_us(question.planned or question.asked, question.asked)
     state = replace(state, next_check=backoff or following, last_fire_us=fired_us)
+    if question.known is not None and state.window is not None:
+        # The content could not be told: the run waits on, and looks again when a check would.
+        state = replace(state, window=replace(state.window, start=state.next_check or following))
     if question.kind is TriggerKind.RETRY and answer.result is not CheckResult.DUE:
         # The retry of a run looks at its content first: what it finds decides whether there is anything to try again.
         gone = answer.result is CheckResult.NOT_DUE
@@ -130,6 +142,32 @@ def _due(
         by=manual.by if manual else None,
         forced=forced,
     )
+
+
+def _taken_up(state: WatchState, known: Trigger, answer: Answer) -> tuple[WatchState, Trigger | None]:
+    """What becomes of an answer that waited for a window, after another look at the content.
+
+    Something that is due starts as what it is now; nothing to do ends the wait; what could not be told goes on with it.
+    """
+    if answer.result is CheckResult.NOT_DUE:
+        return replace(state, due=None, waiting_for=(), window=None), None
+    if answer.result is not CheckResult.DUE:
+        return state, None
+    values = {**known.values, **answer.values}
+    if answer.revision == known.revision:
+        return replace(state, window=None), replace(known, values=values)
+    kind = TriggerKind.CHECK if known.kind is TriggerKind.RETRY else known.kind
+    attempt = next_attempt(state, answer.revision)
+    another = replace(known, kind=kind, revision=answer.revision, values=values, attempt=attempt)
+    return replace(state, window=None), another
+
+
+def _said_again(state: WatchState, due: Trigger) -> Trigger:
+    """The same answer as the one that waits for a window: since when it is due, and as which attempt, stays."""
+    kept = state.due
+    if kept is None or state.window is None or kept.revision != due.revision or due.kind is TriggerKind.MANUAL:
+        return due
+    return replace(kept, values=due.values)
 
 
 def _finished(

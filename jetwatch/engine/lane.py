@@ -12,12 +12,21 @@ from typing import Protocol
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import outbox, schedule, verbs
-from jetwatch.engine.admission import Space, Surrounding, is_a_matter_of_turn, is_held, obstacles
+from jetwatch.engine.admission import (
+    SPLAY,
+    WINDOW,
+    Space,
+    Surrounding,
+    is_a_matter_of_turn,
+    is_held,
+    obstacles,
+    waits_for_window,
+)
 from jetwatch.engine.decide import Close
 from jetwatch.engine.delivery import Delivery
 from jetwatch.engine.fold import Fold
 from jetwatch.engine.judge import in_words, judge
-from jetwatch.engine.opening import NOT_OF_A_RUN, close, owed_hook, plan_run, started
+from jetwatch.engine.opening import NOT_OF_A_RUN, close, deferred, owed_hook, plan_run, started
 from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
@@ -150,7 +159,8 @@ class Lane:
         """Draw the wait before the first check: at start-up, and when the watch is new or changed."""
         if self.settings is None:
             return
-        self.put_state(self._timetable.first(self.settings, self.state))
+        state = self._timetable.window_again(self.settings, self.state)
+        self.put_state(self._timetable.first(self.settings, state))
         wait_s = self._timetable.splay_wait_s(self.settings, self.state)
         if wait_s is not None:
             self._runtime.tell(SplayStarted(watch=self.name, wait_s=wait_s, splay_s=self.settings.splay_s))
@@ -159,6 +169,7 @@ class Lane:
         """The wall clock was set."""
         if self.settings is not None:
             self.state = self._timetable.again(self.settings, self.state)
+            self.state = self._timetable.window_again(self.settings, self.state)
 
     def check_within_splay(self) -> None:
         """USR1: check now, within the splay."""
@@ -170,7 +181,8 @@ class Lane:
         self.asking.drop()
         self.settings = settings
         if settings is None:
-            self.state = replace(self.state, next_check=None, due=None, waiting_for=(), retry=None, retry_at=None)
+            self.state = replace(self.state, next_check=None, due=None, waiting_for=(), window=None)
+            self.state = replace(self.state, retry=None, retry_at=None)
             self._runtime.commit(watches=(self.state,))
             self._report(f"{self.name} is no longer configured", False)
         self.plan_first()
@@ -233,7 +245,8 @@ class Lane:
         if self.state.trigger is not None:
             self._ask(settings, TriggerKind.MANUAL, None, now)
             return
-        if self.state.due is not None and "disk_low" not in self.state.waiting_for:
+        disk_is_looked_at = waits_for_window(self.state) or "disk_low" not in self.state.waiting_for
+        if self.state.due is not None and disk_is_looked_at:
             self._open_or_wait(settings, self.state.due, now)
         elif self.state.retry is not None and _is_past(self.state.retry_at, now):
             self._retry(settings, self.state.retry, now)
@@ -259,7 +272,7 @@ class Lane:
         if skip is None:
             by_time = settings.check is None and settings.schedule is not None
             kind = TriggerKind.SCHEDULE if by_time else TriggerKind.CHECK
-            self._ask(settings, kind, self.state.due, now)
+            self._ask(settings, kind, None if waits_for_window(self.state) else self.state.due, now)
             return
         suspension = self.state.suspended if skip == "suspended" else None
         planned = self.state.next_check or Deadline.after(now, 0)
@@ -288,22 +301,30 @@ class Lane:
             return "held"
         if self.blocked is not None:
             return "blocked"
-        if self.state.due is not None and "disk_low" not in self.state.waiting_for:
-            return self.state.waiting_for[0] if self.state.waiting_for else "waiting"
-        return None
+        if self.state.due is None or waits_for_window(self.state) or "disk_low" in self.state.waiting_for:
+            return None
+        return self.state.waiting_for[0] if self.state.waiting_for else "waiting"
 
     # -- asking
 
-    def _ask(self, settings: WatchSettings, kind: TriggerKind, known: Trigger | None, now: Stamp) -> None:
-        """Run the check, or with a `known` answer only look at the disk; unless too many started this second."""
+    def _ask(
+        self, settings: WatchSettings, kind: TriggerKind, known: Trigger | None, now: Stamp, *, again: bool = False
+    ) -> None:
+        """Run the check, or with a `known` answer only look at the disk, and if `again` at the content.
+
+        Nothing is asked if too many questions began this second.
+        """
         allowed_us = self._runtime.start_allowed_at(now.boot_us)
         if allowed_us > now.boot_us:
             self._start_allowed_us = allowed_us
             return
         self.checked_once = True
         planned = None if kind in (TriggerKind.MANUAL, TriggerKind.RETRY) else self.state.next_check
-        forced = self.state.trigger is not None and self.state.trigger.forced
-        self.asking.ask(Question(kind, now, planned, known, forced), settings, self.state)
+        if again and known is not None:
+            planned, forced = None, known.forced or known.kind is TriggerKind.REAPPLY
+        else:
+            forced = self.state.trigger is not None and self.state.trigger.forced
+        self.asking.ask(Question(kind, now, planned, known, again, forced), settings, self.state)
 
     def _hear(self, question: Question, told: Told) -> None:
         """The answer is here."""
@@ -313,7 +334,7 @@ class Lane:
         self._low = next((space for space in told.spaces if space.is_below(self.settings.disk_reserve)), None)
         planned: Deadline | Stamp = question.planned or question.asked
         following = self._timetable.following(self.settings, planned, question.asked)
-        if question.known is None:
+        if question.known is None or question.again:
             self._answered(self.settings, question, told, following, now)
             return
         if question.planned is not None:
@@ -367,19 +388,37 @@ class Lane:
             stopping=self._house.stopping is not None,
         )
         found = obstacles(
-            self.state, trigger, exclusive=settings.exclusive, surrounding=surrounding, low=self._low, now=now
+            self.state,
+            trigger,
+            exclusive=settings.exclusive,
+            windows=settings.windows,
+            surrounding=surrounding,
+            low=self._low,
+            now=now,
         )
-        if not found:
+        if not found and self.state.window is not None and settings.content is not None:
+            self._ask(settings, trigger.kind, trigger, now, again=True)
+        elif not found:
             self._open(settings, trigger, now)
         elif "quarantined" in found:
-            self.put_state(replace(self.state, due=None, waiting_for=()))
+            self.put_state(replace(self.state, due=None, waiting_for=(), window=None))
             self._report(f"{self.name}: revision {trigger.revision} is quarantined; jetp clear {self.name}", False)
-        elif self.state.due != trigger or self.state.waiting_for != found:
-            self._wait_for(settings, trigger, found)
+        elif self.state.due != trigger or self.state.waiting_for != found or self._misses_window(found, now):
+            self._wait_for(settings, trigger, found, now)
 
-    def _wait_for(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...]) -> None:
+    def _misses_window(self, found: tuple[str, ...], now: Stamp) -> bool:
+        """Whether a window that is closed has no start planned: it is met for the first time, or closed again."""
+        wait = self.state.window
+        return WINDOW in found and (wait is None or wait.start.remaining_us(now) == 0)
+
+    def _wait_for(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...], now: Stamp) -> None:
         news = "disk_low" in found and "disk_low" not in self.state.waiting_for
-        self.put_state(replace(self.state, due=trigger, waiting_for=found))
+        state = replace(self.state, due=trigger, waiting_for=found)
+        events: tuple[Event, ...] = ()
+        if self._misses_window(found, now):
+            state = self._timetable.wait_for_window(settings, state)
+            events = deferred(state, before=self.state.window)
+        self.put_state(state, *events)
         if self._low is not None and news:
             reserve = settings.disk_reserve
             self._runtime.tell(
@@ -411,7 +450,7 @@ class Lane:
             secret_files=self._runtime.commands.keep_secrets(run_id, secrets),
             now=now,
         )
-        state = replace(self.state, due=None, waiting_for=(), retry=None, retry_at=None)
+        state = replace(self.state, due=None, waiting_for=(), window=None, retry=None, retry_at=None)
         owed = (self._owed(run, "on_start", state, now),) if "on_start" in run.hooks else ()
         stored = self._runtime.commit(started(run), runs=(run,), watches=(state,), hooks=owed)
         self.state = state
@@ -489,7 +528,10 @@ class Lane:
         self._blocked_told = news
 
     def _next_wake(self) -> int | None:
+        now = self._runtime.clock.now()
         wakes = [self.delivery.wake_us(), self._fold.due_us(self._house.fold_s)]
+        if self._start_allowed_us > now.boot_us:
+            wakes.append(self._start_allowed_us)
         if self.walk is not None:
             wakes.append(self.walk.supervision.wake_us)
         until = self.state.suspended.until if self.state.suspended else None
@@ -500,22 +542,24 @@ class Lane:
             and self.settings is not None
             and self._house.stopping is None
         ):
-            deadlines += self._coming_starts()
-        now = self._runtime.clock.now()
+            deadlines += self._coming_starts(now)
         coming = [max(now.boot_us + d.remaining_us(now), self._start_allowed_us) for d in deadlines if d is not None]
         return min((wake for wake in wakes + coming if wake is not None), default=None)
 
     def _is_waiting(self) -> bool:
         return self.walk is None and not self.asking.under_way
 
-    def _coming_starts(self) -> list[Deadline | None]:
+    def _coming_starts(self, now: Stamp) -> list[Deadline | None]:
         """The times at which `_begin` has something to do; each of them is acted on when it comes."""
         if self.delivery.holds_cycle():
             return []
+        state = self.state
+        opening = [state.window.opens, state.window.start] if state.window is not None else []
+        # What has passed and still waits for something else would ring for ever.
+        waits = [each for each in (state.held_until, *opening) if each is not None and each.remaining_us(now) > 0]
         if self._house.once:
-            return [] if self.checked_once else [self.state.next_check]
-        waiting = self.state.due is not None
-        return [self.state.next_check, self.state.held_until if waiting else self.state.retry_at]
+            return [*([] if self.checked_once else [state.next_check]), *(waits if SPLAY in state.waiting_for else [])]
+        return [state.next_check, *(waits if state.due is not None else [state.retry_at])]
 
 
 def _is_past(deadline: Deadline | None, now: Stamp) -> bool:

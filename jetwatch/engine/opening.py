@@ -8,8 +8,9 @@ from dataclasses import replace
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine.decide import Close
 from jetwatch.engine.variables import Host, owed_with
-from jetwatch.events import RunFinished, RunStarted
-from jetwatch.records import Command, OutboxEntry, Run, Stamp, Step, Trigger, WatchState
+from jetwatch.engine.verbs import rfc3339
+from jetwatch.events import RunDeferred, RunFinished, RunStarted
+from jetwatch.records import Command, OutboxEntry, Run, Stamp, Step, Trigger, WatchState, WindowWait
 
 NOT_OF_A_RUN = ("check", "on_error")
 """The commands of a watch that belong to no run."""
@@ -54,6 +55,22 @@ def plan_run(
         exclusive=settings.exclusive,
         cache_path=cache_path if settings.content is not None else None,
     )
+
+
+def deferred(state: WatchState, *, before: WindowWait | None) -> tuple[RunDeferred, ...]:
+    """What there is to tell of an answer that waits for a window, unless it waited for this opening `before`."""
+    due, wait = state.due, state.window
+    if due is None or wait is None or (before is not None and before.opens.at.wall_us == wait.opens.at.wall_us):
+        return ()
+    event = RunDeferred(
+        watch=state.watch,
+        reason="window",
+        until=rfc3339(wait.opens.at.wall_us),
+        start_at=rfc3339(wait.start.at.wall_us),
+        trigger=due.kind.value,
+        revision=due.revision or None,
+    )
+    return (event,)
 
 
 def started(run: Run) -> RunStarted:

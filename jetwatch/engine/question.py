@@ -19,15 +19,16 @@ from jetwatch.records import CommandResult, Deadline, Stamp, Trigger, TriggerKin
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`known`: the answer stands already, and only the disk is looked at. `planned`: the time that it was due at.
+    """`known`: the answer stands already, and only the disk is looked at; with `again` its content, too.
 
-    `forced`: a run is wanted whatever the check says.
+    `planned`: the time that it was due at. `forced`: a run is wanted whatever the check says.
     """
 
     kind: TriggerKind
     asked: Stamp
     planned: Deadline | None
     known: Trigger | None = None
+    again: bool = False
     forced: bool = False
 
 
@@ -68,10 +69,10 @@ class Asking:
 
         def ask() -> Parts:
             result = look = None
-            if question.known is None:
-                result = self._check(question, settings, state, cancel_fd) if settings.check is not None else None
-                if settings.content is not None and (question.forced or result is None or is_due(result)):
-                    look = look_until_settled(self._looker(settings, cancel_fd), settings, state, cancel_fd)
+            if question.known is None and settings.check is not None:
+                result = self._check(question, settings, state, cancel_fd)
+            if settings.content is not None and _wants_look(question, result):
+                look = look_until_settled(self._looker(settings, cancel_fd), settings, state, cancel_fd)
             return result, look, commands.free_space()
 
         self._runtime.work(ask, lambda parts: self._back(question, parts), name=f"check {settings.name}")
@@ -117,6 +118,13 @@ class Asking:
             result, look, spaces = parts
             self._hear(question, Told(result, look, tuple(Space(*space) for space in spaces)))
         self._on_change()
+
+
+def _wants_look(question: Question, result: CommandResult | None) -> bool:
+    """Whether the content is looked at: after a check that said due, or where there is none."""
+    if question.known is not None:
+        return question.again
+    return question.forced or result is None or is_due(result)
 
 
 def look_until_settled(

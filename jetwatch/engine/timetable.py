@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from jetwatch.clock import Clock
 from jetwatch.config.model import Phase, WatchSettings
-from jetwatch.engine import schedule
+from jetwatch.engine import schedule, windows
 from jetwatch.records import Deadline, Stamp, WatchState
 
 
@@ -85,6 +85,22 @@ class Timetable:
     def within_splay(self, settings: WatchSettings) -> Deadline:
         """A uniform time within the splay from now."""
         return schedule.within_splay(settings, self.clock.now(), self.clock.uniform)
+
+    def wait_for_window(self, settings: WatchSettings, state: WatchState) -> WatchState:
+        """The state with the start planned of an answer that waits for a window."""
+        wait = windows.wait_for_opening(settings.windows, self.clock.now(), self._splay_s(settings), self.clock.uniform)
+        return replace(state, window=wait)
+
+    def window_again(self, settings: WatchSettings, state: WatchState) -> WatchState:
+        """The state after a restart, a reload or a step of the wall clock: the same wait, read off the clock again."""
+        if state.window is None:
+            return state
+        now, splay_s = self.clock.now(), self._splay_s(settings)
+        wait = windows.wait_again(settings.windows, state.window, now, splay_s, self.clock.uniform)
+        return replace(state, window=wait)
+
+    def _splay_s(self, settings: WatchSettings) -> float:
+        return 0.0 if self.no_splay else settings.splay_s
 
     def _offset_s(self, settings: WatchSettings) -> float | None:
         if settings.phase is not Phase.STABLE:

@@ -169,6 +169,7 @@ _SAYINGS: Mapping[str, Callable[[Fields], list[str]]] = {
     "check_finished": _check_finished,
     "checks_folded": lambda line: [f"{line['count']} checks said not due since {_clock(line['since'])}"],
     "run_started": _run_started,
+    "run_deferred": lambda line: [f"{line['reason']} opens {_clock(line['until'])}", _revision(line)],
     "step_started": lambda line: [str(line["step"]), f"start {line['attempt']}" if line["attempt"] > 1 else ""],
     "step_finished": _step_finished,
     "run_reattached": lambda line: [f"at {line['step']}", "still running" if line["alive"] else "ended meanwhile"],

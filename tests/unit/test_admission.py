@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 from builders import NOW, S, later, rebooted, run, trigger, watch
 
-from jetwatch.config.model import MIB, DiskReserve
+from jetwatch.config.model import MIB, DiskReserve, Window
 from jetwatch.engine.admission import Space, Surrounding, is_held, obstacles
-from jetwatch.records import Deadline, Run, Suspension, Trigger, WatchState
+from jetwatch.records import Deadline, Run, Suspension, Trigger, WatchState, WindowWait
 
 HELD = Deadline.after(NOW, 3600 * S)
 SUSPENDED = Suspension("root", "maintenance", NOW)
 LOW = Space("/var", 1, 1)
+NIGHT = (Window(opens_min=22 * 60, closes_min=4 * 60, timezone="UTC"),)
+DAY = (Window(opens_min=8 * 60, closes_min=20 * 60, timezone="UTC"),)
+WAIT = WindowWait(Deadline.after(NOW, 0), Deadline.after(NOW, 60 * S))
+PASSED = WindowWait(Deadline.after(NOW, 0), Deadline.after(NOW, 0))
 OTHER = run(id="run-2", watch="db")
 EXCLUSIVE = run(id="run-2", watch="db", exclusive="apt")
 
@@ -24,11 +28,20 @@ def found(
     *,
     exclusive: str | None = None,
     low: Space | None = None,
+    windows: tuple[Window, ...] = (),
     **surrounding: Any,
 ) -> tuple[str, ...]:
     """The obstacles, in a surrounding where nothing else goes on."""
     around = Surrounding(**{"open_runs": (), "max_runs": 4, "blocked": False, "stopping": False, **surrounding})
-    return obstacles(state or watch(), due or trigger(), exclusive=exclusive, surrounding=around, low=low, now=NOW)
+    return obstacles(
+        state or watch(),
+        due or trigger(),
+        exclusive=exclusive,
+        windows=windows,
+        surrounding=around,
+        low=low,
+        now=NOW,
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,6 +57,12 @@ def found(
         ((), {"state": watch(quarantined_revision="a"), "due": trigger(revision="b")}),
         ((), {"state": watch(quarantined_revision="a"), "due": trigger()}),
         ((), {"state": watch(), "due": trigger()}),
+        (("window",), {"windows": NIGHT}),
+        (("window",), {"windows": NIGHT, "state": watch(window=WAIT)}),
+        (("splay",), {"windows": DAY, "state": watch(window=WAIT)}),
+        (("splay",), {"state": watch(window=WAIT)}),
+        ((), {"windows": DAY}),
+        ((), {"windows": DAY, "state": watch(window=PASSED)}),
         (("blocked",), {"blocked": True}),
         (("run_open",), {"open_runs": (run(),)}),
         ((), {"open_runs": (OTHER,)}),
@@ -67,6 +86,7 @@ def test_all_obstacles_are_named_at_once() -> None:
         trigger(revision="a"),
         exclusive="apt",
         low=LOW,
+        windows=NIGHT,
         open_runs=(run(), EXCLUSIVE),
         max_runs=2,
         blocked=True,
@@ -77,6 +97,7 @@ def test_all_obstacles_are_named_at_once() -> None:
         "suspended",
         "held",
         "quarantined",
+        "window",
         "blocked",
         "run_open",
         "exclusive:apt",
