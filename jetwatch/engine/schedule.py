@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable
 
 from jetwatch.config.model import DAY_S, Phase, Retry, WatchSettings
-from jetwatch.engine.civil import EPOCH, MICROSECOND, zone_named
 from jetwatch.records import Deadline, Stamp
 
 Uniform = Callable[[float], float]
@@ -121,6 +120,7 @@ def next_fire(schedule: str, timezone: str | None, after_wall_us: int) -> int | 
     `timezone` is an IANA name; None: the machine's own. Raises ValueError for an expression that is not crontab(5) and
     KeyError for a zone that is not known.
     """
+    from jetwatch.engine.civil import EPOCH, MICROSECOND, zone_named
     from jetwatch.engine.cron import CronTrigger
 
     fired = CronTrigger(schedule, zone_named(timezone)).after(EPOCH + after_wall_us * MICROSECOND)
