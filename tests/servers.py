@@ -35,13 +35,17 @@ BUCKET = "content"
 
 @dataclass(frozen=True, kw_only=True)
 class S3Server:
-    """A running S3 server with one empty bucket, and the credentials that may do everything in it."""
+    """A running S3 server with one empty bucket, and the credentials that may do everything in it.
+
+    `ca_file`: who vouches for it, where it is encrypted.
+    """
 
     kind: str
     endpoint: str
     access_key: str
     secret_key: str
     bucket: str = BUCKET
+    ca_file: str | None = None
 
     def env(self) -> dict[str, str]:
         """Environment variables that make boto3's usual chain find this server."""
@@ -67,7 +71,14 @@ class S3Server:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name="us-east-1",
-            config=Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1}),
+            verify=self.ca_file,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=10,
+                retries={"total_max_attempts": 1},
+                # Else it sends checksums behind the body over TLS, which rclone does not take.
+                request_checksum_calculation="when_required",
+            ),
         )
         try:
             yield client
@@ -166,8 +177,16 @@ def seaweedfs_argv(weed: str, directory: Path, ports: list[int]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What an encrypted server needs: its certificate and key in one file, and that of the authority behind it."""
+
+    own_file: Path
+    ca_file: Path
+
+
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[S3Server]:
+def seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server]:
     """Run SeaweedFS, a server that does conditional requests and multipart uploads properly."""
     weed = program("weed")
 
@@ -176,20 +195,25 @@ def seaweedfs() -> Iterator[S3Server]:
         keys = {"accessKey": server.access_key, "secretKey": server.secret_key}
         identity = {"name": "test", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        argv = seaweedfs_argv(weed, directory, ports)
+        if certificate:  # then the first port is the encrypted one, and the plain one is beside it
+            argv = seaweedfs_argv(weed, directory, [*free_ports(1), *ports[1:]])
+            argv += [f"-s3.{part}.file={certificate.own_file}" for part in ("cert", "key")]
+            argv.append(f"-s3.port.https={ports[0]}")
         try:
-            with running(seaweedfs_argv(weed, directory, ports), directory, {}, lambda: has_bucket(server)):
+            with running(argv, directory, {}, lambda: has_bucket(server)):
                 yield
         finally:
             for port in ports:  # it names some sockets by port, always in /tmp, and can leave them there
                 for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                     left.unlink(missing_ok=True)
 
-    with started("seaweedfs", 10, start) as server:
+    with started("seaweedfs", 10, start, certificate) as server:
         yield server
 
 
 @contextlib.contextmanager
-def rclone() -> Iterator[S3Server]:
+def rclone(certificate: Certificate | None = None) -> Iterator[S3Server]:
     """Run rclone's S3 server, a weaker one: it ignores If-Match, and its 304 has no checksum."""
     binary = program("rclone")
 
@@ -207,10 +231,12 @@ def rclone() -> Iterator[S3Server]:
             f"--config={directory / 'rclone.conf'}",
             str(directory / "buckets"),
         ]
+        if certificate:
+            argv += [f"--{part}={certificate.own_file}" for part in ("cert", "key")]
         with running(argv, directory, {}, lambda: has_bucket(server)):
             yield
 
-    with started("rclone", 1, start) as server:
+    with started("rclone", 1, start, certificate) as server:
         yield server
 
 
@@ -219,6 +245,7 @@ def started(
     kind: str,
     port_count: int,
     start: Callable[[Path, S3Server, list[int]], contextlib.AbstractContextManager[None]],
+    certificate: Certificate | None = None,
 ) -> Iterator[S3Server]:
     """Start a server in a directory of its own (short-named: it holds sockets), with other ports if some were taken."""
     with contextlib.ExitStack() as stack:
@@ -229,7 +256,8 @@ def started(
             ports = free_ports(port_count)
             server = S3Server(
                 kind=kind,
-                endpoint=f"http://127.0.0.1:{ports[0]}",
+                endpoint=f"{'https' if certificate else 'http'}://127.0.0.1:{ports[0]}",
+                ca_file=str(certificate.ca_file) if certificate else None,
                 access_key=secrets.token_hex(10),
                 secret_key=secrets.token_hex(20),
             )

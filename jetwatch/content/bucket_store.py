@@ -151,9 +151,12 @@ def _client_options(content: Content, endpoint: str, request_s: float) -> Client
     }
     if content.ca_file:
         try:
-            options["root_certificate"] = Path(content.ca_file).read_bytes()
+            known = Path(content.ca_file).read_bytes()
         except OSError as error:
             raise ContentStalled(f"ca_file {content.ca_file}: {error.strerror}") from error
+        if b"-----BEGIN CERTIFICATE-----" not in known:
+            raise ContentStalled(f"ca_file {content.ca_file}: no certificate in it")
+        options["root_certificate"] = known
     return options
 
 
@@ -265,7 +268,7 @@ REASONS = (
 
 
 def _of_connection(text: str, what: str) -> ContentError:
-    certificate = re.search(r"invalid peer certificate: (\w+)|InvalidCertificate\((\w+)", text)
+    certificate = re.search(r"invalid peer certificate: (\w+)|InvalidCertificate\(\s*(\w+)", text)
     if certificate:
         named = certificate[1] or certificate[2]
         return ContentStalled(

@@ -90,6 +90,35 @@ class BucketPlace(Place):
         yield BucketSource(self.content(secrets=secrets))
 
 
+class MarkedPlace(BucketPlace):
+    """A prefix with a marker, which its publisher writes last, anew each time."""
+
+    marker = "REVISION"
+    refuses_empty = False
+
+    def __init__(self, server: S3Server, client: Any) -> None:
+        super().__init__(server, client, marker=self.marker)
+        self._publications = itertools.count(1)
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write the objects, and then the marker."""
+        super().put(files)
+        self._mark()
+
+    def put_hostile(self, key: str) -> None:
+        """The same with a key that obstore would not write."""
+        super().put_hostile(key)
+        self._mark()
+
+    def remove(self, *keys: str) -> None:
+        """Delete the objects, and write the marker."""
+        super().remove(*keys)
+        self._mark()
+
+    def _mark(self) -> None:
+        super().put({self.marker: f"{next(self._publications)}\n".encode()})
+
+
 class ObjectPlace(PackedPlace):
     """One archive in a bucket."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bucket_places import BucketPlace, ObjectPlace
+from bucket_places import BucketPlace, MarkedPlace, ObjectPlace
 from servers import S3Server
 from source_suite import DEADLINE_S, Fetching, Place, SourceSuite, revision, silent, tree
 
@@ -35,6 +35,17 @@ class TestPrefix(SourceSuite):
         place.remove("pb.yml")
         with pytest.raises(ContentRetry, match="nothing there yet"):
             fetching.now()
+
+
+class TestMarkedPrefix(SourceSuite):
+    """A prefix by its marker."""
+
+    @pytest.fixture
+    def place(self, s3_server: S3Server, client: Any) -> Place:
+        """An empty prefix."""
+        place = MarkedPlace(s3_server, client)
+        place.hostile = [("new\nline", r"new\nline")]
+        return place
 
 
 class TestObject(SourceSuite):

@@ -100,6 +100,36 @@ class DirectoryPlace(Place):
             self.root.chmod(0o700)
 
 
+class MarkedDirectory(DirectoryPlace):
+    """A directory with a marker, which its publisher writes last, anew each time."""
+
+    marker = "DONE"
+    refuses_empty = False
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, marker=self.marker)
+        self._publications = 0
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write the files, and then the marker."""
+        super().put(files)
+        self._mark()
+
+    def put_hostile(self, key: str) -> None:
+        """Make the entry, and write the marker."""
+        super().put_hostile(key)
+        self._mark()
+
+    def remove(self, *keys: str) -> None:
+        """Remove the files, and write the marker."""
+        super().remove(*keys)
+        self._mark()
+
+    def _mark(self) -> None:
+        self._publications += 1
+        super().put({"DONE": f"{self._publications}\n".encode()})
+
+
 class TestDirectory(SourceSuite):
     """A directory by path, size and time."""
 
@@ -116,6 +146,15 @@ class TestDirectoryByChecksum(SourceSuite):
     def place(self, tmp_path: Path) -> Place:
         """An empty directory."""
         return DirectoryPlace(tmp_path / "place", checksum=True)
+
+
+class TestMarkedDirectory(SourceSuite):
+    """A directory by its marker."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        """An empty directory."""
+        return MarkedDirectory(tmp_path / "place")
 
 
 @pytest.fixture

@@ -135,9 +135,13 @@ def serving(host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> I
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority of one test run, and a server context that it vouches for."""
+    """A certificate authority of one test run, and a server context that it vouches for.
+
+    `own_file` has the server's certificate and key.
+    """
 
     ca_file: Path
+    own_file: Path
     context: ssl.SSLContext
 
 
@@ -156,7 +160,7 @@ def make_authority(directory: Path) -> Authority:
     (directory / "own.pem").write_bytes(own.public_bytes(pem) + private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "own.pem")
-    return Authority(directory / "ca.pem", context)
+    return Authority(directory / "ca.pem", directory / "own.pem", context)
 
 
 def _certificate(
