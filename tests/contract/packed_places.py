@@ -12,7 +12,7 @@ import zstandard
 from source_suite import Place
 
 
-def tar_zst(files: Mapping[str, bytes]) -> bytes:
+def packed_tar(files: Mapping[str, bytes]) -> bytes:
     """Pack these files, with names as they are, also such as no tar program would write."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -20,7 +20,12 @@ def tar_zst(files: Mapping[str, bytes]) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(body)
             archive.addfile(member, io.BytesIO(body))
-    return zstandard.ZstdCompressor().compress(packed.getvalue())
+    return packed.getvalue()
+
+
+def tar_zst(files: Mapping[str, bytes]) -> bytes:
+    """The same, compressed."""
+    return zstandard.ZstdCompressor().compress(packed_tar(files))
 
 
 class PackedPlace(Place):

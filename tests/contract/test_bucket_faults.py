@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from bucket_places import BucketPlace, ObjectPlace, content_of
-from packed_places import noise
-from servers import S3Server
+from packed_places import noise, packed_tar
+from servers import S3Server, has_bucket
 from source_suite import DEADLINE_S, revision, silent, tree
 from tcp_proxy import TcpProxy
 
@@ -322,15 +322,67 @@ def test_a_fetch_from_a_server_that_drips_is_given_up(
         BucketSource(content, stall_s=0.5).fetch(asked, tmp_path, None, drip)
 
 
-def test_bytes_that_are_not_those_of_the_etag_never_count(place: BucketPlace, tmp_path: Path) -> None:
-    """The server lists one ETag and delivers, under this very ETag, other bytes of the same length."""
-    place.put({"file": b"right"})
-    source = place.source()
-    asked = revision(source)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jetwatch.content.bucket_transfer._body", lambda _result, _what: iter([b"wrong"]))
-        with pytest.raises(ContentRetry, match="not those of its ETag"):
+@pytest.fixture(scope="module")
+def lying_server() -> Iterator[S3Server]:
+    """A server in this process, whose store a test can reach: see `spoil`."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    try:
+        host, port = moto.get_host_and_port()
+        server = S3Server(kind="moto", endpoint=f"http://{host}:{port}", access_key="any", secret_key="any")
+        assert has_bucket(server)
+        yield server
+    finally:
+        moto.stop()
+
+
+def spoil(server: S3Server, key: str, body: bytes) -> None:
+    """Have the server deliver other bytes of the same length, under the ETag that it listed before."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    stored = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[server.bucket].keys[key]
+    assert stored.etag
+    assert stored.contentsize == len(body)
+    stored._value_buffer.seek(0)
+    stored._value_buffer.write(body)
+
+
+def test_bytes_that_are_not_those_of_the_etag_never_count(lying_server: S3Server, tmp_path: Path) -> None:
+    """Same length, same ETag, other bytes: asked for again, and what the cache then has is right."""
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    with lying_server.client() as client:
+        place = BucketPlace(lying_server, client)
+        place.put({"file": b"right", "other": b"other"})
+        source = place.source()
+        asked = revision(source)
+        for number, body in enumerate((b"wrong", b"right")):
+            spoil(lying_server, place.prefix + "file", body)
+            into = tmp_path / str(number)
+            into.mkdir()
+            if body == b"wrong":
+                with pytest.raises(ContentRetry, match=r"file: the bytes that came are not those of its ETag"):
+                    source.fetch(asked, into, cache, silent)
+            else:
+                source.fetch(asked, into, cache, silent)
+                assert tree(into) == {"file": b"right", "other": b"other"}
+
+
+def test_an_archive_that_is_not_that_of_its_etag_never_counts(lying_server: S3Server, tmp_path: Path) -> None:
+    """One byte of a plain tar, which has no checksum of its own, is another one."""
+    with lying_server.client() as client:
+        place = ObjectPlace(lying_server, client)
+        packed = packed_tar({"pb.yml": b"right"})
+        place.publish(packed)
+        source = BucketSource(place.content())
+        asked = revision(source)
+        spoil(lying_server, place.key, packed.replace(b"right", b"wrong"))
+        with pytest.raises(ContentRetry, match=r"not those of its ETag"):
             source.fetch(asked, tmp_path, None, silent)
+        assert tree(tmp_path) == {}
 
 
 def test_of_an_encrypted_object_the_etag_says_nothing(

@@ -256,6 +256,22 @@ def test_a_file_that_vanishes_during_the_fetch_is_another_revision(place: Direct
         source.fetch(asked, Fetching(place, tmp_path).directory(), None, vanish)
 
 
+@pytest.mark.parametrize("size", [0, 1, 99_999, 100_001])
+def test_a_file_that_gets_another_size_during_the_fetch_is_another_revision(
+    place: DirectoryPlace, tmp_path: Path, size: int
+) -> None:
+    """Cut short or grown after it was listed: not delivered, whatever was copied by then."""
+    place.put({f"file-{number}": b"x" * 100_000 for number in range(3)})
+    source = place.source()
+    asked = revision(source)
+
+    def resize(_done: int, _total: int | None) -> None:
+        os.truncate(place.root / "file-2", size)
+
+    with pytest.raises(ContentMoved):
+        source.fetch(asked, Fetching(place, tmp_path).directory(), None, resize)
+
+
 def test_a_copy_without_copy_file_range_is_the_same(
     place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

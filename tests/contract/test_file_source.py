@@ -172,3 +172,25 @@ def test_a_damaged_file_needs_a_person_and_is_named(place: FilePlace, tmp_path: 
     source = place.source()
     with pytest.raises(ContentStalled, match=r"a\.tar\.gz: is damaged"):
         fetch(source, revision(source), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.zst", "a.zip"])
+def test_an_archive_cut_anywhere_never_counts(tmp_path: Path, name: str) -> None:
+    """A copy that stopped at any 1/64 of it: damaged, or nothing there yet, but never a part of the content."""
+    place = FilePlace(tmp_path / name)
+    place.put({**FILES, "large": os.urandom(50_000)})
+    whole = place.path.read_bytes()
+    refused = 0
+    for part in range(64):
+        place.path.write_bytes(whole[: len(whole) * part // 64])
+        into = tmp_path / str(part)
+        into.mkdir()
+        source = place.source()
+        try:
+            source.fetch(revision(source), into, None, silent)
+        except (ContentStalled, ContentRetry):
+            refused += 1
+        else:  # a tar is followed by zeros, and nothing is missing without the last of them
+            assert name == "a.tar"
+            assert tree(into) == place.files
+    assert refused == 64 or (name == "a.tar" and refused > 50)

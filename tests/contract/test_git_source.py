@@ -9,16 +9,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from git_places import PASSWORD, Repository, content_of, git, new_key, over
 from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tree
+from tcp_proxy import TcpProxy
 
 from jetwatch.content import git_command
 from jetwatch.content.fetch import fetch
 from jetwatch.content.git import GitSource
 from jetwatch.content.git_command import git_for
-from jetwatch.content.source import Content, ContentKind, ContentMoved, ContentRetry, ContentStalled
+from jetwatch.content.source import (
+    Content,
+    ContentError,
+    ContentKind,
+    ContentMoved,
+    ContentRetry,
+    ContentStalled,
+)
 
 
 @pytest.fixture
@@ -555,3 +564,66 @@ def test_a_fetch_that_ends_in_the_middle_is_asked_for_again(repository: Reposito
     with pytest.raises(KeyboardInterrupt):
         source.fetch(revision(source), fetching.directory(), fetching.cache, interrupted)
     assert tree(fetching.now()) == FILES
+
+
+@pytest.fixture
+def proxied(tmp_path: Path) -> Iterator[tuple[Repository, TcpProxy]]:
+    """A repository by http, read through a proxy that can spoil what passes."""
+    with over("http") as place, TcpProxy(urlsplit(place.url).port or 0) as proxy:
+        place.url = f"{proxy.endpoint}/site.git"
+        yield place, proxy
+
+
+def test_a_pack_cut_anywhere_never_counts(proxied: tuple[Repository, TcpProxy], tmp_path: Path) -> None:
+    """At every 1/64 of the answer, headers included: ContentRetry, an empty directory, and a cache still good."""
+    place, proxy = proxied
+    place.put({"large": os.urandom(100_000)})
+    asked = revision(place.source())
+    fetching, before = Fetching(place, tmp_path), proxy.answered
+    place.source().fetch(asked, fetching.directory(), None, silent)
+    whole = proxy.answered - before
+    for part in range(64):
+        proxy.cut_after = whole * part // 64
+        target = fetching.directory()
+        with pytest.raises(ContentRetry):
+            place.source().fetch(asked, target, fetching.cache, silent)
+        assert tree(target) == {}
+    proxy.cut_after = None
+    target = fetching.directory()
+    place.source().fetch(asked, target, fetching.cache, silent)
+    assert tree(target).keys() == {"large"}
+
+
+def test_a_look_at_a_server_that_drips_ends_in_time(proxied: tuple[Repository, TcpProxy]) -> None:
+    """No byte is late by itself, and yet it is over at the deadline."""
+    place, proxy = proxied
+    proxy.drip_s = 0.05
+    began = time.monotonic()
+    with pytest.raises(ContentRetry, match=r"no answer within 0\.5 s"):
+        place.source().look(None, 0.5)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("429 Too Many Requests", ContentRetry),
+        ("503 Service Unavailable", ContentRetry),
+        ("500 Internal Server Error", ContentRetry),
+        ("401 Unauthorized", ContentStalled),
+        ("403 Forbidden", ContentStalled),
+        ("404 Not Found", ContentStalled),
+    ],
+)
+def test_every_status_of_a_git_server_has_its_kind(
+    proxied: tuple[Repository, TcpProxy], tmp_path: Path, status: str, kind: type[ContentError]
+) -> None:
+    """Ask again, or tell a person; of a look and of a fetch."""
+    place, proxy = proxied
+    asked = revision(place.source())
+    proxy.canned = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    with pytest.raises(ContentError) as look:
+        revision(place.source())
+    with pytest.raises(ContentError) as fetch:
+        place.source().fetch(asked, tmp_path, None, silent)
+    assert (type(look.value), type(fetch.value)) == (kind, kind)
