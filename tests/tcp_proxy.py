@@ -19,7 +19,7 @@ class TcpProxy:
 
     `cut_after`: of each connection's answers, only so many bytes pass; then it is closed. `drip_s`: answers pass one
     byte at a time, so far apart. `canned`: every connection gets these bytes and is closed; nothing is passed on.
-    `answered`: bytes of answers that passed so far.
+    `answered`: bytes of answers that passed so far. `questions`: HTTP requests that passed so far.
     """
 
     def __init__(self, port: int) -> None:
@@ -27,6 +27,7 @@ class TcpProxy:
         self.drip_s: float | None = None
         self.canned: bytes | None = None
         self.answered = 0
+        self.questions = 0
         self._target = port
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -104,6 +105,8 @@ class TcpProxy:
     def _pass_questions(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := client.recv(PIECE_BYTES):
+                with self._lock:
+                    self.questions += piece.startswith((b"GET ", b"HEAD ", b"POST "))
                 server.sendall(piece)
             server.shutdown(socket.SHUT_WR)
 

@@ -159,9 +159,12 @@ def remote_revision(git: Git, ref: str, deadline_s: float | None) -> tuple[str, 
     return found.get(present[0] + "^{}", found[present[0]]), present[0]
 
 
-def _requests(git: Git) -> int:
-    """What one question costs: by http it is asked which protocol the server speaks, then the question."""
-    return 2 if git.scheme in {"http", "https"} else 1
+def _requests(git: Git, *, by_name: bool = False) -> int:
+    """What a question, or a fetch, costs: by http the server is asked which protocol it speaks, and then for it.
+
+    `by_name`: a fetch of what a ref names, which is asked for first. By ssh and file all of it is one connection.
+    """
+    return (3 if by_name else 2) if git.scheme in {"http", "https"} else 1
 
 
 def _clear(directory: Path) -> None:
@@ -212,7 +215,7 @@ class _Fetch:
 
     def obtain(self, git: Git, revision: str, depth: int = 1) -> None:
         """Fetch the commit by its id; where a server does not give ids, fetch the ref and see whether it is that."""
-        self.requests += _requests(git) + 1
+        self.requests += _requests(git)
         try:
             self.store.fetch(git, revision, depth)
         except NotGiven as error:
@@ -225,7 +228,7 @@ class _Fetch:
         self.requests += _requests(git)
         now, name = remote_revision(git, self.ref, None)
         if now == revision:
-            self.requests += _requests(git) + 1
+            self.requests += _requests(git, by_name=True)
             self.store.fetch(git, name, depth)
         if now != revision or not self.store.has(git, revision):
             sentence = f"{git.url} {self.ref} is at {now}, and this run is for {revision}, which cannot be had"
@@ -258,7 +261,7 @@ class _Fetch:
         git = replace(parent.git, url=git_modules.resolved(parent.git, path, written_url))
         known = self.known_blobs(git, path + b"/")
         if not self.store.has(git, module.oid):
-            self.requests += _requests(git) + 1
+            self.requests += _requests(git)
             try:
                 self.store.fetch(git, module.oid, 1)
             except ContentError as error:
