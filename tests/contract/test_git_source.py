@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from git_places import PASSWORD, Repository, content_of, git, new_key, over
-from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tree
+from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tiny_disk, tree
 from tcp_proxy import TcpProxy
 
 from jetwatch.content import git_command
@@ -61,6 +61,18 @@ class TestGit(SourceSuite):
         """A repository by one scheme."""
         with over(scheme) as made:
             yield made
+
+    def test_a_full_disk_of_the_cache_is_no_hindrance(self, place: Repository, fetching: Fetching) -> None:
+        """git needs a place for its pack: here it is said, and nothing is delivered."""
+        place.put({"large": os.urandom(1_000_000)})
+        source = place.source()
+        asked = revision(source)
+        target = fetching.directory()
+        with tiny_disk(fetching.root / "tiny", 512 * 1024) as disk:
+            (disk / "cache").mkdir(mode=0o700)
+            with pytest.raises(ContentError, match=r"(?i)space"):
+                source.fetch(asked, target, disk / "cache", silent)
+        assert tree(target) == {}
 
 
 @pytest.mark.parametrize("scheme", ["file", "http", "https", "ssh"])
