@@ -222,6 +222,31 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IncidentOpened(Event):
+    """Runs fail: the first one, or as many in a row as on_fail waits for (`after`). `since`: the end of the first."""
+
+    name = "incident_opened"
+    level = "error"
+    history = True
+    failures: int
+    since: str
+    outcome: str
+    failed_step: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentClosed(Event):
+    """A run ended ok again, after so many `failures` in a row, `duration_s` after the first of them."""
+
+    name = "incident_closed"
+    history = True
+    failures: int
+    since: str
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetryPlanned(Event):
     """A failed run, or a check in error, will be tried again. `at` is RFC 3339."""
 

@@ -255,6 +255,17 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """Which failed runs are told by on_fail: from the `after`th in a row on, each of them or the `first_only`."""
+
+    after: int = 1
+    first_only: bool = False
+
+
+EVERY_FAILURE = Alarm()
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
     """What made something due, when, and by whom. `revision` and `values` are what the check said."""
 
@@ -292,6 +303,7 @@ class Run:
     opened: Stamp
     progressed: Stamp
     exclusive: str | None = None
+    alarm: Alarm = EVERY_FAILURE
     cache_path: str | None = None
     cancel: Trigger | None = None
     outcome: Outcome | None = None
@@ -342,7 +354,8 @@ class WatchState:
     `window`: the window among it).
     `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with. `look` is the last look at the
     watch's content. Counted since the journal began: `requests` to content sources, `fetched_bytes` that came from
-    them, `ended` runs by outcome; `failures_in_a_row` since the last run that ended ok.
+    them, `ended` runs by outcome; `failures_in_a_row` since the last run that ended ok, the first of them at
+    `failing_since`; `incident`: there were enough of them to be told.
     """
 
     watch: str
@@ -371,6 +384,8 @@ class WatchState:
     fetched_bytes: int = 0
     ended: Mapping[str, int] = field(default_factory=dict)
     failures_in_a_row: int = 0
+    failing_since: Stamp | None = None
+    incident: bool = False
     quarantined_revision: str | None = None
     quarantine_reason: str | None = None
     lost_in_a_row: int = 0

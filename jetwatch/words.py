@@ -21,7 +21,10 @@ CHECK_VARIABLES = frozenset({"watch", "hostname", "state_dir", "previous_revisio
 RUN_VARIABLES = CHECK_VARIABLES | {"play_uuid", "download_path", "revision", "outputs"}
 """What a download's and a play's templates can name; `outputs` is a table (`outputs.KEY`)."""
 
-HOOK_VARIABLES = RUN_VARIABLES | {"outcome", "exit_code", "failed_step", "duration", "output_path"}
+HOOK_VARIABLES = RUN_VARIABLES | {
+    *("outcome", "exit_code", "failed_step", "duration", "output_path"),
+    *("failures", "failing_since"),
+}
 """What a hook's templates can name, on_error's too: always defined, empty where there is none."""
 
 LONGEST_WORD_BYTES = 128 * 1024 - 1

@@ -10,15 +10,16 @@ import re
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from jetwatch import words
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
-from jetwatch.config.scalars import Integer, Kind, Location, Mask, Text
+from jetwatch.config.scalars import Choice, Integer, Kind, Location, Mask, Text
 from jetwatch.config.tables import Key, OneOrMany, Pairs, object_schema, read_keys
 from jetwatch.config.times import Duration
 from jetwatch.errors import WordError
-from jetwatch.records import Command
+from jetwatch.records import Alarm, Command
 
 SECRET_NAME = re.compile(
     r"password|passwd|passphrase|secret|token|credential"
@@ -80,6 +81,33 @@ PLAY = Slot("play", words.RUN_VARIABLES, "play_s")
 def hook(name: str) -> Slot:
     """The slot of the hook `name`."""
     return Slot(name, words.HOOK_VARIABLES, "hook_s")
+
+
+ON_FAIL = hook("on_fail")
+
+
+class Each(StrEnum):
+    """Which failures of an incident on_fail is told of."""
+
+    EVERY = "every"
+    FIRST = "first"
+
+
+ALARM_KEYS = (
+    Key(
+        "after",
+        Integer(1, 1_000_000),
+        "From which failed run in a row on. Fewer are no incident.",
+        record=Alarm,
+    ),
+    Key(
+        "when",
+        Choice(Each),
+        "`every`: each of them. `first`: once per incident, when it opens.",
+        default_text="`every`",
+    ),
+)
+"""What a mapping of `on_fail` may say besides."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +217,7 @@ def command_keys(slot: Slot) -> tuple[Key, ...]:
         Key("run", Words(slot), "The command: one text, split by POSIX quoting rules, or a list of its words."),
         Key("shell", Shell(), "Text for `/bin/sh -c`, instead of `run`; values arrive in the environment."),
         Key("timeout", TIMEOUT, "After this long it gets TERM, then KILL.", default_text="as `timeouts` says"),
+        *(ALARM_KEYS if slot is ON_FAIL else ()),
         *SHARED_KEYS,
         Key(
             "ok_exit_codes",
@@ -266,6 +295,12 @@ def finish(draft: Draft, shared: Shared, notes: Notes) -> tuple[Command, dict[st
         keep_bytes=shared.keep_bytes,
     )
     return command, secrets
+
+
+def alarm(draft: Draft | None) -> Alarm:
+    """Which failures `on_fail` is told of."""
+    own = draft.own if draft is not None else {}
+    return Alarm(after=own.get("after", 1), first_only=own.get("when") is Each.FIRST)
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from jetwatch.config.commands import URL_USER, CommandKind, Slot, command_keys
+from jetwatch.config.commands import URL_USER, CommandKind, Each, Slot, command_keys
 from jetwatch.config.keys import AGENT_KEYS, TIMEOUTS, WATCH_KEYS
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.config.scalars import Kind
 from jetwatch.config.tables import Key
-from jetwatch.records import Command
+from jetwatch.records import Alarm, Command
 
 HIDDEN = "***"
 
@@ -47,7 +47,8 @@ def _watch(watch: WatchSettings, shown: Shown) -> dict[str, Any]:
         if isinstance(key.kind, CommandKind):
             command = _command_of(watch, key)
             if command is not None:
-                data[key.name] = _command(key.kind.slot, command, watch.secrets.get(key.kind.slot.name, {}), shown)
+                secrets = watch.secrets.get(key.kind.slot.name, {})
+                data[key.name] = _command(key.kind.slot, command, secrets, watch.alarm, shown)
         elif (value := _value(watch, key)) is not None:
             data[key.name] = shown(key.kind, value)
     held = {"grace": watch.play.grace_s}
@@ -79,11 +80,13 @@ def _value(watch: WatchSettings, key: Key) -> Any:
     return None if key.name in {"name", "timeouts"} else getattr(watch, key.field, None)
 
 
-def _command(slot: Slot, command: Command, secrets: Any, shown: Shown) -> dict[str, Any]:
+def _command(slot: Slot, command: Command, secrets: Any, alarm: Alarm, shown: Shown) -> dict[str, Any]:
     values: dict[str, Any] = {
         "run": [_without_user(word) for word in command.words or ()],
         "shell": _without_user(command.shell or ""),
         "timeout": command.timeout_s,
+        "after": alarm.after,
+        "when": Each.FIRST if alarm.first_only else Each.EVERY,
         "env": {**command.env, **dict.fromkeys(secrets, HIDDEN)},
         "env_file": command.env_files,
         "cwd": command.cwd,

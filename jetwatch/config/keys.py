@@ -33,7 +33,7 @@ from jetwatch.records import Command
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 NAME = Text("a name of small letters, digits, `_` and `-`, at most 64, such as `web`", NAME_PATTERN)
-HOOKS = ("on_start", "on_ok", "on_fail", "on_done", "on_error")
+HOOKS = ("on_start", "on_ok", "on_fail", "on_recover", "on_done", "on_error")
 
 
 class LogLevel(StrEnum):
@@ -166,7 +166,16 @@ WATCH_KEYS = (
     ),
     Key("on_start", CommandKind(hook("on_start")), "A run began."),
     Key("on_ok", CommandKind(hook("on_ok")), "A run ended ok."),
-    Key("on_fail", CommandKind(hook("on_fail")), "A run ended other than ok."),
+    Key(
+        "on_fail",
+        CommandKind(commands.ON_FAIL),
+        "A run ended other than ok. As a mapping it may be limited to one call per incident (below).",
+    ),
+    Key(
+        "on_recover",
+        CommandKind(hook("on_recover")),
+        "A run ended ok after an incident: after failures that `on_fail` was told of, or would have been.",
+    ),
     Key("on_done", CommandKind(hook("on_done")), "A run ended, whatever its outcome."),
     Key("on_error", CommandKind(hook("on_error")), "The check went into error (once per streak)."),
     Key(

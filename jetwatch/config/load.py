@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jetwatch.config import nodes, yaml_file
-from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, finish
+from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, alarm, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
 from jetwatch.config.model import Retry, Settings, WatchSettings, Window
@@ -291,6 +291,7 @@ def _watch(
         user=values.get("user"),
         look_timeout_s=values.get("timeouts", Timeouts()).check_s,
         windows=_windows(values),
+        alarm=alarm(values.get("on_fail")),
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
     )

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from jetwatch.content_records import Content
-from jetwatch.records import Command
+from jetwatch.records import EVERY_FAILURE, Alarm, Command
 
 MIB = 1024 * 1024
 DAY_S = 86_400.0
@@ -86,7 +86,8 @@ class Window:
 class WatchSettings:
     """One watch. Without `check` and `content` every firing of `schedule` is due; with `content` `download` fetches it.
 
-    `hooks` has the keys on_start, on_ok, on_fail, on_done, on_error, where configured. `jitter_s` and
+    `hooks` has the keys on_start, on_ok, on_fail, on_recover, on_done, on_error, where configured; `alarm` says which
+    failures on_fail is told of. `jitter_s` and
     `jitter_fraction` (of the interval) add up; at most one is set. Without `windows` runs may start at any time.
     `secrets` maps the name of a command (`check`, `download`, `play`, `on_ok`, …) to the secret part of its
     environment. `digest` identifies the whole of it.
@@ -110,6 +111,7 @@ class WatchSettings:
     reapply_s: float | None = None
     exclusive: str | None = None
     windows: tuple[Window, ...] = ()
+    alarm: Alarm = EVERY_FAILURE
     retain: Retain = Retain()
     disk_reserve: DiskReserve = DiskReserve()
     user: str | None = None

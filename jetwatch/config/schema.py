@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jetwatch import words
-from jetwatch.config.commands import CHECK, PLAY, SECRET_NAME, CommandKind, command_keys
+from jetwatch.config.commands import ALARM_KEYS, CHECK, ON_FAIL, PLAY, SECRET_NAME, CommandKind, command_keys
 from jetwatch.config.keys import AGENT_KEYS, NAME_PATTERN, WATCH_KEYS
 from jetwatch.config.tables import Either, Key, Table
 from jetwatch.config.windows import Windows
@@ -58,6 +58,7 @@ def schema() -> dict[str, Any]:
         "$defs": {
             "watch": _watch(by_name),
             "check": CommandKind(CHECK).schema(),
+            "on_fail": CommandKind(ON_FAIL).schema(),
             "command": CommandKind(PLAY).schema(),
         },
     }
@@ -83,8 +84,8 @@ def _property(key: Key) -> dict[str, Any]:
 
 
 def _definition(kind: CommandKind) -> str:
-    """Only a check's command is unlike the others: its exit codes are fixed."""
-    return "check" if kind.slot is CHECK else "command"
+    """Two are unlike the others: a check's exit codes are fixed, and on_fail may be limited."""
+    return {CHECK: "check", ON_FAIL: "on_fail"}.get(kind.slot, "command")
 
 
 def schema_text() -> str:
@@ -101,6 +102,7 @@ def reference() -> str:
         "## Keys of a watch\n\n" + _table(watch),
         *(_nested(key) for key in watch if _keys_of(key)),
         "## A command\n" + _COMMANDS + "\n" + _table(command_keys(PLAY)),
+        "### `on_fail`\n" + _ON_FAIL + "\n" + _table(ALARM_KEYS),
         "### Variables\n" + _VARIABLES + "\n" + _variables(),
         "## Keys of the agent\n\nOn the top level only.\n\n" + _table(agent),
         *(_nested(key) for key in agent if _keys_of(key)),
@@ -199,6 +201,12 @@ below, `run` or `shell` among them. What a command says itself goes over what it
 merged. A single command's `user` is the watch's or the agent's own.
 """
 
+_ON_FAIL = """
+Failed runs in a row, retries among them, are one incident. A mapping of `on_fail` has two more keys, so that somebody
+is told once and not at every retry: `on_fail: {run: page-somebody, after: 3, when: first}`. A cancelled run is no
+failure: with one of these keys it is not told.
+"""
+
 _VARIABLES = """
 `{{ expression }}` is replaced in every word by itself (jinja2, in a narrow sandbox: no blocks, no globals, text
 methods and filters that keep text short). A name that a command cannot have is a problem. A value never becomes two
@@ -237,6 +245,8 @@ _MEANINGS = {
     "failed_step": "the step that did not end well, such as `download`",
     "duration": "how long the run took, in seconds",
     "output_path": "the file with the output of the run",
+    "failures": "how many runs have failed in a row, this one included; after a run that ended ok, before it",
+    "failing_since": "when the first of them ended (RFC 3339)",
 }
 _ENVIRONMENT_ONLY = {
     "JETWATCH_APPLIED_REVISION": "the revision of the newest run whose play began, if that run ended ok, else empty",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from jetwatch.config.model import WatchSettings
-from jetwatch.engine import outbox, schedule, verbs
+from jetwatch.engine import incident, outbox, schedule, verbs
 from jetwatch.engine.admission import (
     SPLAY,
     WINDOW,
@@ -31,7 +31,7 @@ from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
-from jetwatch.engine.variables import owed_for_error
+from jetwatch.engine.variables import Streak, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import Walk
 from jetwatch.events import Blocked, CheckFinished, DiskLow, Event, Resumed, SplayStarted
@@ -451,7 +451,8 @@ class Lane:
             now=now,
         )
         state = replace(self.state, due=None, waiting_for=(), window=None, retry=None, retry_at=None)
-        owed = (self._owed(run, "on_start", state, now),) if "on_start" in run.hooks else ()
+        streak = Streak(state.failures_in_a_row, state.failing_since)
+        owed = (self._owed(run, "on_start", state, now, streak),) if "on_start" in run.hooks else ()
         stored = self._runtime.commit(started(run), runs=(run,), watches=(state,), hooks=owed)
         self.state = state
         self.delivery.owed.extend(stored)
@@ -467,8 +468,13 @@ class Lane:
         run, finished = close(run, end, now)
         retry = self.settings.retry if self.settings is not None else None
         state, more = after_run(self.state, run, retry, now, self._runtime.clock.uniform)
-        owed = tuple(self._owed(run, name, state, now) for name in outbox.owed_at_close(run))
-        stored = self._runtime.commit(finished, *more, runs=(run,), watches=(state,), hooks=owed)
+        turn = incident.after_run(self.state, state, run, now)
+        state = turn.state
+        owed = tuple(
+            self._owed(run, name, state, now, Streak(turn.failures, turn.since))
+            for name in outbox.owed_at_close(run, turn)
+        )
+        stored = self._runtime.commit(finished, *turn.events, *more, runs=(run,), watches=(state,), hooks=owed)
         self.state = state
         self.walk = None
         self.delivery.owed.extend(stored)
@@ -479,9 +485,9 @@ class Lane:
         self._house.ended(run)
         self._house.slot_freed()
 
-    def _owed(self, run: Run, name: str, state: WatchState, now: Stamp) -> OutboxEntry:
-        output = self._runtime.layout.exchange(f"{run.id}.log")
-        return owed_hook(run, name, state=state, host=self._runtime.host, output_path=str(output), now=now)
+    def _owed(self, run: Run, name: str, state: WatchState, now: Stamp, streak: Streak) -> OutboxEntry:
+        output = str(self._runtime.layout.exchange(f"{run.id}.log"))
+        return owed_hook(run, name, state=state, streak=streak, host=self._runtime.host, output_path=output, now=now)
 
     def _settled(self, run_id: str | None) -> None:
         """A run, or whatever belongs to none, needs its secrets no more."""

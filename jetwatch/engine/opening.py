@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine.decide import Close
-from jetwatch.engine.variables import Host, owed_with
+from jetwatch.engine.variables import Host, Streak, owed_with
 from jetwatch.engine.verbs import rfc3339
 from jetwatch.events import RunDeferred, RunFinished, RunStarted
 from jetwatch.records import Command, OutboxEntry, Run, Stamp, Step, Trigger, WatchState, WindowWait
@@ -53,6 +53,7 @@ def plan_run(
         opened=now,
         progressed=now,
         exclusive=settings.exclusive,
+        alarm=settings.alarm,
         cache_path=cache_path if settings.content is not None else None,
     )
 
@@ -113,7 +114,9 @@ def close(run: Run, end: Close, now: Stamp) -> tuple[Run, RunFinished]:
     return closed, event
 
 
-def owed_hook(run: Run, name: str, *, state: WatchState, host: Host, output_path: str, now: Stamp) -> OutboxEntry:
+def owed_hook(
+    run: Run, name: str, *, state: WatchState, streak: Streak, host: Host, output_path: str, now: Stamp
+) -> OutboxEntry:
     """A hook of the run, with what is known now."""
-    values = owed_with(run, state, host, output_path if run.outcome is not None else "")
+    values = owed_with(run, state, streak, host, output_path if run.outcome is not None else "")
     return OutboxEntry(run.watch, run.id, name, run.hooks[name], values, run.values, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from jetwatch.engine.incident import Turn
 from jetwatch.engine.schedule import HOOK_GIVE_UP_S, HOOK_MAX_WAITING, hook_retry_s
 from jetwatch.engine.verbs import rfc3339
 from jetwatch.events import Event, HookAbandoned, HookRetry
@@ -110,7 +111,8 @@ def stops_a_cycle(head: OutboxEntry | None) -> bool:
     return head is not None and head.deliveries == 0
 
 
-def owed_at_close(run: Run) -> tuple[str, ...]:
+def owed_at_close(run: Run, turn: Turn) -> tuple[str, ...]:
     """The hooks that a closed run owes, in their order."""
-    by_outcome = "on_ok" if run.outcome is Outcome.OK else "on_fail"
-    return tuple(name for name in (by_outcome, "on_done") if name in run.hooks)
+    is_ok = run.outcome is Outcome.OK
+    owed = {"on_ok": is_ok, "on_fail": not is_ok and turn.tells_failure, "on_recover": turn.recovered, "on_done": True}
+    return tuple(name for name, is_owed in owed.items() if is_owed and name in run.hooks)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jetwatch.records import OutboxEntry, Run, Step, TriggerKind, WatchState
+from jetwatch.engine.verbs import rfc3339
+from jetwatch.records import OutboxEntry, Run, Stamp, Step, TriggerKind, WatchState
 
 Variables = dict[str, str | Mapping[str, str]]
 
@@ -20,6 +21,14 @@ class Host:
 
     hostname: str
     state_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """How many runs failed in a row, and since when: a streak that goes on, or one that has just ended."""
+
+    failures: int = 0
+    since: Stamp | None = None
 
 
 def for_check(state: WatchState, kind: TriggerKind, attempt: int, host: Host) -> Variables:
@@ -54,7 +63,7 @@ def for_step(run: Run, host: Host) -> Variables:
     }
 
 
-def owed_with(run: Run, state: WatchState, host: Host, output_path: str) -> dict[str, str]:
+def owed_with(run: Run, state: WatchState, streak: Streak, host: Host, output_path: str) -> dict[str, str]:
     """What a hook of `run` is told, as of now: at its start, or after its end. Outputs travel beside."""
     known = {name: value for name, value in for_step(run, host).items() if isinstance(value, str)}
     duration_us = run.closed.boot_us - run.opened.boot_us if _same_boot(run) and run.closed else None
@@ -65,6 +74,8 @@ def owed_with(run: Run, state: WatchState, host: Host, output_path: str) -> dict
         "failed_step": run.failed_step,
         "duration": "" if duration_us is None else f"{duration_us / 1e6:.3f}",
         "output_path": output_path,
+        "failures": str(streak.failures),
+        "failing_since": rfc3339(streak.since.wall_us) if streak.since is not None else "",
         "applied_revision": state.applied_revision,
         "last_ok_revision": state.last_ok_revision,
     }
@@ -73,7 +84,8 @@ def owed_with(run: Run, state: WatchState, host: Host, output_path: str) -> dict
 def owed_for_error(state: WatchState, host: Host, exit_code: int | None) -> dict[str, str]:
     """What on_error is told: it belongs to no run, so whatever a run would say is empty."""
     known = {name: str(value) for name, value in for_check(state, TriggerKind.CHECK, state.check_errors, host).items()}
-    empty = dict.fromkeys(("play_uuid", "download_path", "revision", "outcome", "duration", "output_path"), "")
+    names = ("play_uuid", "download_path", "revision", "outcome", "duration", "output_path", "failures")
+    empty = dict.fromkeys((*names, "failing_since"), "")
     return {
         **known,
         **empty,

@@ -174,6 +174,11 @@ _SAYINGS: Mapping[str, Callable[[Fields], list[str]]] = {
     "step_finished": _step_finished,
     "run_reattached": lambda line: [f"at {line['step']}", "still running" if line["alive"] else "ended meanwhile"],
     "run_finished": _run_finished,
+    "incident_opened": lambda line: [
+        f"{line['failures']} failures in a row" if line["failures"] > 1 else "a run failed",
+        f"since {_clock(line['since'])}",
+    ],
+    "incident_closed": lambda line: [f"after {line['failures']} failures, {duration(line['duration_s'])}"],
     "retry_planned": lambda line: [f"attempt {line['attempt']} in {duration(line['wait_s'])}"],
     "quarantined": lambda line: [_revision(line), str(line["reason"])],
     "held": lambda line: [f"until {_clock(line['until'])}", f"{line['lost_in_a_row']} lost runs in a row"],

@@ -340,3 +340,45 @@ def test_once_waits_for_no_grid_point(tmp_path: Path, clock: MovedClock) -> None
     config = "check_command: 'false'\njet_command: 'true'\ncheck_interval: 1h\nphase: stable\n"
     with EngineInTime(tmp_path, config, clock, once=True) as engine:
         engine.wait_for(1, "check_finished", result="not_due")
+
+
+def test_one_incident_is_told_once_with_its_end_whatever_restarts_between(
+    make: Make, clock: MovedClock, tmp_path: Path
+) -> None:
+    """`after: 2, when: first`: retries count, a new agent goes on counting, on_recover comes with the first ok run."""
+    play = script(tmp_path / "play", f"test -e {tmp_path}/healed")
+    hooks = "".join(
+        f"{name}: {{shell: 'echo {name} $JETWATCH_FAILURES $JETWATCH_OUTCOME >> {tmp_path}/told'{more}}}\n"
+        for name, more in (("on_ok", ""), ("on_fail", ", after: 2, when: first"), ("on_recover", ""), ("on_done", ""))
+    )
+    check = script(tmp_path / "check", 'echo revision=7 >> "$JETWATCH_OUTPUT"')
+    config = (
+        f"check_command: {check}\njet_command: {play}\ncheck_interval: 7d\nretry: {{initial: 60, max: 60}}\n{hooks}"
+    )
+    with make(config) as engine:
+        engine.wait_for(1, "step_finished", step="on_done")
+        assert engine.told("incident_opened") == []
+    clock.pass_s(30)
+    with make(config) as engine:
+        (opened,) = engine.wait_for(1, "incident_opened")
+        assert (opened.failures, opened.outcome, opened.failed_step) == (2, "failed", "play")
+        engine.wait_for(1, "step_finished", step="on_done")
+        clock.pass_s(30)
+        engine.wait_for(2, "step_finished", step="on_done")
+        assert engine.state().failures_in_a_row == 3
+    (tmp_path / "healed").touch()
+    clock.pass_s(30)
+    with make(config) as engine:
+        (closed,) = engine.wait_for(1, "incident_closed")
+        assert (closed.failures, closed.since, closed.duration_s) == (3, opened.since, 90.0)
+        engine.wait_for(1, "step_finished", step="on_done")
+        assert engine.told("incident_opened") == []
+    assert (tmp_path / "told").read_text().splitlines() == [
+        "on_done 1 failed",
+        "on_fail 2 failed",
+        "on_done 2 failed",
+        "on_done 3 failed",
+        "on_ok 3 ok",
+        "on_recover 3 ok",
+        "on_done 3 ok",
+    ]

@@ -6,8 +6,9 @@ import random
 from dataclasses import replace
 
 import pytest
-from builders import BAD, DAY, NOW, OK, TRUE, S, closed, later, owed, rebooted, result, run, wait_s
+from builders import BAD, DAY, NOW, OK, TRUE, S, closed, later, owed, rebooted, result, run, wait_s, watch
 
+from jetwatch.engine.incident import Turn
 from jetwatch.engine.outbox import (
     Await,
     Conclude,
@@ -173,9 +174,17 @@ def test_the_first_try_comes_before_the_next_check(head: OutboxEntry | None, sto
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_a_run_owes_the_hook_of_its_outcome_and_then_on_done(outcome: Outcome) -> None:
     """Everything but ok runs on_fail; on_start and on_error are not owed at the end."""
-    hooks = dict.fromkeys(("on_done", "on_fail", "on_ok", "on_start", "on_error"), TRUE)
+    hooks = dict.fromkeys(("on_done", "on_recover", "on_fail", "on_ok", "on_start", "on_error"), TRUE)
     first = "on_ok" if outcome is Outcome.OK else "on_fail"
-    assert owed_at_close(closed(outcome, hooks=hooks)) == (first, "on_done")
+    assert owed_at_close(closed(outcome, hooks=hooks), Turn(watch())) == (first, "on_done")
+
+
+def test_on_recover_comes_between_on_ok_and_on_done() -> None:
+    """And on_fail is left out for a failure that nobody wants to hear of."""
+    hooks = dict.fromkeys(("on_done", "on_recover", "on_fail", "on_ok"), TRUE)
+    recovered, quiet = Turn(watch(), recovered=True), Turn(watch(), tells_failure=False)
+    assert owed_at_close(closed(Outcome.OK, hooks=hooks), recovered) == ("on_ok", "on_recover", "on_done")
+    assert owed_at_close(closed(Outcome.FAILED, hooks=hooks), quiet) == ("on_done",)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_a_run_owes_the_hook_of_its_outcome_and_then_on_done(outcome: Outcome) -
 )
 def test_a_hook_that_is_not_configured_is_not_owed(hooks: tuple[str, ...], owes: tuple[str, ...]) -> None:
     """Each of them is optional."""
-    assert owed_at_close(run(hooks=dict.fromkeys(hooks, TRUE), outcome=Outcome.LOST)) == owes
+    assert owed_at_close(run(hooks=dict.fromkeys(hooks, TRUE), outcome=Outcome.LOST), Turn(watch())) == owes
 
 
 # --- simulated histories ----------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import BAD, closed, ended, later, owed, rebooted, run, started, step, trigger, watch
+from builders import BAD, NOW, closed, ended, later, owed, rebooted, run, started, step, trigger, watch
 
 from jetwatch import words
 from jetwatch.engine.variables import (
     Host,
+    Streak,
     Variables,
     delivery_id,
     for_check,
@@ -42,9 +43,10 @@ CLOSED = closed(
     failed_step="play",
     closed=later(1.5),
 )
+STREAK = Streak(3, NOW)
 OF_A_CHECK = for_check(STATE, TriggerKind.CHECK, 3, HOST)
 OF_A_STEP = for_step(RUN, HOST)
-OF_A_HOOK = for_hook(owed(values=owed_with(CLOSED, STATE, HOST, "/out"), outputs=CLOSED.values))
+OF_A_HOOK = for_hook(owed(values=owed_with(CLOSED, STATE, STREAK, HOST, "/out"), outputs=CLOSED.values))
 OF_AN_ERROR = for_hook(owed(run_id=None, values=owed_for_error(STATE, HOST, 2)))
 
 
@@ -106,6 +108,8 @@ def test_a_hook_is_told_how_its_run_ended() -> None:
         "failed_step": "play",
         "duration": "1.500",
         "output_path": "/out",
+        "failures": "3",
+        "failing_since": "2026-01-15T12:00:00.000000Z",
         "applied_revision": "c",
         "delivery": "1",
     }
@@ -114,15 +118,16 @@ def test_a_hook_is_told_how_its_run_ended() -> None:
 
 def test_a_hook_is_told_what_its_own_run_applied() -> None:
     """The state after the run counts, not the one that the run began with."""
-    told = owed_with(CLOSED, watch(applied_revision="d", last_ok_revision="d"), HOST, "")
+    told = owed_with(CLOSED, watch(applied_revision="d", last_ok_revision="d"), STREAK, HOST, "")
     assert (told["applied_revision"], told["last_ok_revision"], told["previous_revision"]) == ("d", "d", "b")
 
 
 def test_a_hook_of_an_open_run_has_empty_words_for_what_is_not_known_yet() -> None:
     """on_start comes before any end."""
-    told = owed_with(RUN, STATE, HOST, "")
-    empty = ("outcome", "exit_code", "failed_step", "duration", "output_path")
-    assert [told[name] for name in empty] == [""] * 5
+    told = owed_with(RUN, STATE, Streak(), HOST, "")
+    empty = ("outcome", "exit_code", "failed_step", "duration", "output_path", "failing_since")
+    assert [told[name] for name in empty] == [""] * 6
+    assert told["failures"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_a_hook_of_an_open_run_has_empty_words_for_what_is_not_known_yet() -> No
 )
 def test_a_duration_is_known_within_one_boot(end: Any, duration: str) -> None:
     """Across a reboot the clocks say nothing about it."""
-    assert owed_with(closed(Outcome.OK, closed=end), STATE, HOST, "")["duration"] == duration
+    assert owed_with(closed(Outcome.OK, closed=end), STATE, STREAK, HOST, "")["duration"] == duration
 
 
 def test_on_error_is_told_of_the_check() -> None:

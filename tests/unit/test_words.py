@@ -212,7 +212,7 @@ def test_an_expression_with_a_fault_is_refused_before_any_value_is_known(templat
 
 
 def test_variables_are_known_per_command() -> None:
-    """A check has six, a run's commands four more, a hook five more."""
+    """A check has six, a run's commands four more, a hook seven more."""
     of_runs = words.RUN_VARIABLES - words.CHECK_VARIABLES
     of_hooks = words.HOOK_VARIABLES - words.RUN_VARIABLES
     assert sorted(words.CHECK_VARIABLES) == [
@@ -224,7 +224,9 @@ def test_variables_are_known_per_command() -> None:
         "watch",
     ]
     assert sorted(of_runs) == ["download_path", "outputs", "play_uuid", "revision"]
-    assert sorted(of_hooks) == ["duration", "exit_code", "failed_step", "outcome", "output_path"]
+    assert sorted(of_hooks) == [
+        *("duration", "exit_code", "failed_step", "failing_since", "failures", "outcome", "output_path"),
+    ]
 
 
 def test_the_same_values_come_as_environment() -> None:
