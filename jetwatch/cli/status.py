@@ -137,6 +137,8 @@ def _watch_data(watch: WatchStanding, times: Times) -> dict[str, Any]:
         "fetched_bytes": state.fetched_bytes,
         "runs_ended": dict(state.ended),
         "failures_in_a_row": state.failures_in_a_row,
+        "failing_since": _at(state.failing_since),
+        "incident": state.incident,
         "attempt": state.attempt,
         "retry_at": _until(state.retry_at, times),
         "due_since": _at(state.due.at) if state.due is not None else None,

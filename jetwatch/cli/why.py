@@ -7,7 +7,7 @@ from typing import Any
 from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, obstacles, waiting
 from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, comes_at_us, iso
 from jetwatch.cli.standing import Standing, WatchStanding, how_it_ended, present_step
-from jetwatch.records import CheckResult
+from jetwatch.records import CheckResult, WatchState
 from jetwatch.telemetry.plain import cut
 
 _ANSWERS = {
@@ -60,7 +60,14 @@ def _last_run(watch: WatchStanding, times: Times) -> Cell:
         return "none"
     revision = f", revision {cut(run.revision, REVISION_WIDTH)}" if run.revision else ""
     when = times.moment(run.closed) if run.closed is not None else ""
-    return f"{when}: {run.id[:8]} {how_it_ended(run)}{revision}", OUTCOME_STYLES.get(run.outcome or "", "")
+    streak = f". {failures(watch.state, times)}" if watch.state.failures_in_a_row > 1 else ""
+    return f"{when}: {run.id[:8]} {how_it_ended(run)}{revision}{streak}", OUTCOME_STYLES.get(run.outcome or "", "")
+
+
+def failures(state: WatchState, times: Times) -> str:
+    """How many runs have failed in a row, and since when."""
+    since = f" since {times.moment(state.failing_since)}" if state.failing_since is not None else ""
+    return f"{state.failures_in_a_row} failures in a row{since}"
 
 
 def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str:

@@ -17,6 +17,7 @@ from jetwatch.config.load import load
 from jetwatch.config.model import LogFormat, Phase, Retry, Settings, StopMode, WatchSettings, Window
 from jetwatch.config.times import clock, duration_s
 from jetwatch.errors import ConfigError, Problem
+from jetwatch.records import Alarm
 
 SEED = """\
 check_command: /var/jetp/check.sh
@@ -363,6 +364,14 @@ VALUES = [
     ("on_ok: echo {{ outcom }}", "`outcome`"),
     ("on_ok: echo {{ outputs.anything }}", None),
     ("on_ok: []", "found a list"),
+    ("on_fail: {run: a, after: 3, when: first}", None),
+    ("on_fail: {shell: a, when: every}", None),
+    ("on_fail: {run: a, after: 0}", "1 to"),
+    ("on_fail: {run: a, when: last}", "`every`, `first`"),
+    ("on_fail: {after: 3}", "neither"),
+    ("on_recover: echo {{ failures }} {{ failing_since }}", None),
+    ("on_recover: {run: a, after: 3}", "no such key"),
+    ("on_ok: {run: a, when: first}", "no such key"),
     ("on_ok: 'echo \"x'", "never closed"),
     ("download_command: echo {{ outcome }}", "not known yet"),
     ("play_command: /bin/false", "same key"),
@@ -429,6 +438,22 @@ def test_a_schedule_is_a_crontab_expression_that_fires_some_day(write: Write, sc
         assert watch_of(path).schedule == (schedule.lower() if schedule.startswith("@") else schedule)
     else:
         assert "crontab(5)" in the_problem(path).message
+
+
+@pytest.mark.parametrize(
+    ("text", "alarm"),
+    [
+        ("a", Alarm()),
+        ("[a, b]", Alarm()),
+        ("{run: a}", Alarm()),
+        ("{run: a, when: every}", Alarm()),
+        ("{run: a, after: 3}", Alarm(after=3)),
+        ("{run: a, when: first, after: 3}", Alarm(after=3, first_only=True)),
+    ],
+)
+def test_on_fail_says_which_failures_it_wants_to_hear_of(write: Write, text: str, alarm: Alarm) -> None:
+    """In its mapping; each of them otherwise."""
+    assert watch_of(write(LEAST + f"on_fail: {text}\n")).alarm == alarm
 
 
 WINDOWS = [

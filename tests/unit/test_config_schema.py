@@ -42,6 +42,8 @@ watches:
     jitter: 10%
     retry: {max_attempts: 3}
     retain: {bytes: 1GiB}
+    on_fail: {run: [/bin/page], after: 3, when: first}
+    on_recover: /bin/page --resolve
     windows: [{days: [mon, wed-fri], from: "22:00", to: "04:00"}, {days: sat, timezone: UTC}]
     timeouts: {grace: 2}
   backup:
