@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ COMPONENT_BYTES = 255
 LINK_BYTES = 4095
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CONTROL = frozenset(range(0x20)) | {0x7F}
+_has_control = re.compile(rb"[\x00-\x1f\x7f]").search
 # Everything of a network, of a mount that is not there, of a machine short of something: it may pass.
 _ASK_AGAIN = frozenset(
     {
@@ -64,16 +65,21 @@ def parts_of(name: str | bytes, limits: Limits) -> Parts:
 
 def _wrong(raw: bytes, parts: Parts, limits: Limits) -> str:
     """What is wrong with a name, as the end of a sentence; empty where nothing is."""
-    reasons = {
-        "is empty": not raw,
-        "is absolute; only names relative to the content are taken": raw.startswith(b"/"),
-        "has a part `..`": b".." in parts,
-        "has an empty part or a part `.`": b"" in parts or b"." in parts,
-        "has a control character": not _CONTROL.isdisjoint(raw),
-        f"has a part longer than {COMPONENT_BYTES} bytes": max(map(len, parts)) > COMPONENT_BYTES,
-        f"is deeper than {limits.depth} directories": len(parts) > limits.depth,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    if not raw:
+        return "is empty"
+    if raw.startswith(b"/"):
+        return "is absolute; only names relative to the content are taken"
+    if b".." in parts:
+        return "has a part `..`"
+    if b"" in parts or b"." in parts:
+        return "has an empty part or a part `.`"
+    if _has_control(raw):
+        return "has a control character"
+    if len(raw) > COMPONENT_BYTES and max(map(len, parts)) > COMPONENT_BYTES:
+        return f"has a part longer than {COMPONENT_BYTES} bytes"
+    if len(parts) > limits.depth:
+        return f"is deeper than {limits.depth} directories"
+    return ""
 
 
 def check_link(parts: Parts, target: bytes) -> None:
@@ -85,7 +91,7 @@ def check_link(parts: Parts, target: bytes) -> None:
     steps = [step for step in target.split(b"/") if step not in (b"", b".")]
     up = next((index for index, step in enumerate(steps) if step != b".."), len(steps))
     name = shown(b"/".join(parts))
-    if not target or len(target) > LINK_BYTES or _CONTROL.intersection(target):
+    if not target or len(target) > LINK_BYTES or _has_control(target):
         raise ContentStalled(f"the symlink {name} has no proper target")
     if target.startswith(b"/") or up > len(parts) - 1:
         raise ContentStalled(f"the symlink {name} leads out of the content, to {shown(target)}")
