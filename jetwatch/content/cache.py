@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 _UNUSED_S = 30 * 86_400.0
+_SAME_USE_S = 3600.0  # a use is written down to the hour: once per file and fetch would cost as much as reading it
 _TORN_S = 86_400.0
 _VERSION = 1
 
@@ -52,12 +52,13 @@ class Cache:
     """
 
     def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
-        self._objects = directory / "objects"
-        self._sources = directory / "sources"
+        self._objects = str(directory / "objects")
+        self._sources = str(directory / "sources")
         self._most_bytes = most_bytes
         self._clones = True
+        self._made: set[str] = set()
         try:
-            for path in (directory, self._objects, self._sources):
+            for path in (directory, directory / "objects", directory / "sources"):
                 path.mkdir(mode=0o700, exist_ok=True)
                 _check_private(path)
         except OSError as error:
@@ -67,7 +68,7 @@ class Cache:
         """What the fetch before put down for this source (its URL and whatever else tells it apart); may be empty."""
         path = self._manifest(source)
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(Path(path).read_bytes())
             entries = {
                 key: Kept(int(size), str(etag), str(sha256)) for key, (size, etag, sha256) in document["entries"]
             }
@@ -80,9 +81,13 @@ class Cache:
         """Replace what is known of this source. A full disk only means that less is known."""
         rows = [(key, (kept.size_bytes, kept.etag, kept.sha256)) for key, kept in entries.items()]
         document = json.dumps({"version": _VERSION, "entries": rows}).encode()
-        with contextlib.suppress(OSError), _new_file(self._manifest(source)) as (descriptor, replace):
+
+        def write(descriptor: int) -> bool:
             write_all(descriptor, document)
-            replace()
+            return True
+
+        with contextlib.suppress(OSError):
+            _put(self._manifest(source), write)
 
     def take(self, sha256: str, size_bytes: int, descriptor: int) -> bool:
         """Write these bytes into a new, empty file. False, with the file empty: they are not here, or were spoilt.
@@ -95,12 +100,15 @@ class Cache:
         except OSError:
             return False
         try:
-            os.utime(source)
-            if self._copy(source, descriptor) == (sha256, size_bytes):
+            facts = os.fstat(source)
+            if time.time() - facts.st_mtime > _SAME_USE_S:
+                os.utime(source)
+            if self._copy(source, facts.st_size, descriptor) == (sha256, size_bytes):
                 return True
         finally:
             os.close(source)
-        kept.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept)
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return False
@@ -108,43 +116,44 @@ class Cache:
     def keep(self, descriptor: int, sha256: str) -> bool:
         """Keep the bytes of an open file. False: there is no space, or they have another digest; that is no error."""
         kept = self._object(sha256)
-        if kept.exists():
+        if os.path.exists(kept):
             return True
+
+        def write(copy: int) -> bool:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return self._copy(descriptor, os.fstat(descriptor).st_size, copy)[0] == sha256
+
         try:
-            kept.parent.mkdir(mode=0o700, exist_ok=True)
-            with _new_file(kept) as (copy, replace):
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                right = self._copy(descriptor, copy)[0] == sha256
-                if right:
-                    replace()
-                return right
+            self._make(self._part(sha256))
+            return _put(kept, write)
         except OSError:
             return False
 
     def trim(self) -> None:
         """Remove what was used least lately, down to the bound, and what was left half-written or unused for long."""
-        found: list[tuple[float, int, Path]] = []
+        found: list[tuple[float, int, str]] = []
         now = time.time()
-        for path in [*self._sources.iterdir(), *self._objects.glob("??/*")]:
+        for entry in [*_entries(self._sources), *(file for part in _entries(self._objects) for file in _entries(part))]:
             with contextlib.suppress(OSError):
-                facts = path.stat(follow_symlinks=False)
+                facts = entry.stat(follow_symlinks=False)
                 age_s = now - facts.st_mtime
-                if age_s > _UNUSED_S or (path.name.startswith(".") and age_s > _TORN_S):
-                    path.unlink()
+                if age_s > _UNUSED_S or (entry.name.startswith(".") and age_s > _TORN_S):
+                    os.unlink(entry)
                 else:
-                    found.append((facts.st_mtime, facts.st_size, path))
+                    found.append((facts.st_mtime, facts.st_size, entry.path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self._most_bytes:
                 return
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             total -= size
 
-    def _copy(self, source: int, copy: int) -> tuple[str, int]:
-        """Copy into an empty file; digest and size of what that has now."""
-        if self._clones and os.fstat(source).st_size >= _CLONE_FROM_BYTES and self._clone(source, copy):
-            return _digest(copy, None)
-        return _digest(source, copy)
+    def _copy(self, source: int, size_bytes: int, copy: int) -> tuple[str, int]:
+        """Copy a file of this size into an empty one; digest and size of what that has now."""
+        if self._clones and size_bytes >= _CLONE_FROM_BYTES and self._clone(source, copy):
+            return _digest(copy, size_bytes, None)
+        return _digest(source, size_bytes, copy)
 
     def _clone(self, source: int, copy: int) -> bool:
         try:
@@ -156,32 +165,53 @@ class Cache:
             return False
         return True
 
-    def _object(self, sha256: str) -> Path:
+    def _object(self, sha256: str) -> str:
         if len(sha256) != 64 or not sha256.isalnum():
             raise ValueError(f"no sha256: {sha256!r}")
-        return self._objects / sha256[:2] / sha256
+        return f"{self._part(sha256)}/{sha256}"
 
-    def _manifest(self, source: str) -> Path:
-        return self._sources / f"{hashlib.sha256(source.encode()).hexdigest()}.json"
+    def _part(self, sha256: str) -> str:
+        return f"{self._objects}/{sha256[:2]}"
+
+    def _make(self, directory: str) -> None:
+        if directory not in self._made:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+            self._made.add(directory)
+
+    def _manifest(self, source: str) -> str:
+        return f"{self._sources}/{hashlib.sha256(source.encode()).hexdigest()}.json"
 
 
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[tuple[int, Callable[[], object]]]:
-    """Lend a descriptor, and what puts the file in the place of `path`; without that nothing stays."""
-    torn = path.with_name(f".{secrets.token_hex(8)}")
+def _put(path: str, write: Callable[[int], bool]) -> bool:
+    """Put what `write` writes into a new file in the place of `path`, if it says so; else nothing stays."""
+    torn = f"{path.rpartition('/')[0]}/.{os.urandom(8).hex()}"
     descriptor = os.open(torn, _NEW, 0o600)
+    done = False
     try:
-        yield descriptor, lambda: torn.rename(path)
+        if write(descriptor):
+            os.rename(torn, path)
+            done = True
     finally:
         os.close(descriptor)
-        torn.unlink(missing_ok=True)
+        if not done:
+            os.unlink(torn)
+    return done
 
 
-def _digest(source: int, copy: int | None) -> tuple[str, int]:
-    """Digest and size of what is read from `source`, and written to `copy` where there is one."""
+def _entries(directory: str | os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        yield from entries
+
+
+def _digest(source: int, size_bytes: int, copy: int | None) -> tuple[str, int]:
+    """Digest and size of what is read from `source`, and written to `copy` where there is one.
+
+    `size_bytes` is what to expect: room for more than a file has costs more than reading a small one.
+    """
     digest = hashlib.sha256()
     size = 0
-    while piece := os.read(source, _CHUNK_BYTES):
+    while piece := os.read(source, min(_CHUNK_BYTES, size_bytes + 1)):
         digest.update(piece)
         size += len(piece)
         if copy is not None:

@@ -65,21 +65,22 @@ def parts_of(name: str | bytes, limits: Limits) -> Parts:
 
 def _wrong(raw: bytes, parts: Parts, limits: Limits) -> str:
     """What is wrong with a name, as the end of a sentence; empty where nothing is."""
+    reason = ""
     if not raw:
-        return "is empty"
-    if raw.startswith(b"/"):
-        return "is absolute; only names relative to the content are taken"
-    if b".." in parts:
-        return "has a part `..`"
-    if b"" in parts or b"." in parts:
-        return "has an empty part or a part `.`"
-    if _has_control(raw):
-        return "has a control character"
-    if len(raw) > COMPONENT_BYTES and max(map(len, parts)) > COMPONENT_BYTES:
-        return f"has a part longer than {COMPONENT_BYTES} bytes"
-    if len(parts) > limits.depth:
-        return f"is deeper than {limits.depth} directories"
-    return ""
+        reason = "is empty"
+    elif raw.startswith(b"/"):
+        reason = "is absolute; only names relative to the content are taken"
+    elif b".." in parts:
+        reason = "has a part `..`"
+    elif b"" in parts or b"." in parts:
+        reason = "has an empty part or a part `.`"
+    elif _has_control(raw):
+        reason = "has a control character"
+    elif max(map(len, parts)) > COMPONENT_BYTES:
+        reason = f"has a part longer than {COMPONENT_BYTES} bytes"
+    elif len(parts) > limits.depth:
+        reason = f"is deeper than {limits.depth} directories"
+    return reason
 
 
 def check_link(parts: Parts, target: bytes) -> None:

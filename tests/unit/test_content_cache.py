@@ -170,7 +170,7 @@ def test_what_was_used_least_lately_goes_first(tmp_path: Path) -> None:
     """Beyond the bound the oldest uses are forgotten, not the oldest files."""
     cache = Cache(tmp_path / "cache", most_bytes=2500)
     bodies = [bytes([number]) * 1000 for number in range(3)]
-    for age, body in zip((300, 200, 100), bodies, strict=True):
+    for age, body in zip((30_000, 20_000, 10_000), bodies, strict=True):
         keep(cache, tmp_path, body)
         moment = time.time() - age
         os.utime(tmp_path / "cache/objects" / digest(body)[:2] / digest(body), (moment, moment))
