@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from jetwatch.content.bucket_digest import Came, Digests
+from jetwatch.content.bucket_digest import Digests
 from jetwatch.content.bucket_listing import Item, Listing, Prefix, check, list_prefix, plain_etag
 from jetwatch.content.bucket_reuse import Reuse
 from jetwatch.content.bucket_store import failures, is_absent, open_store, refusal, split_url
@@ -186,13 +186,12 @@ class BucketSource:
         size, limit = result.meta["size"], self._content.limits.total_bytes
         if size > limit:
             raise ContentStalled(f"{self._place}: {size} bytes, and the limit is {limit}")
-        came = Came()
+        digests = Digests(self._bucket, self._content.ca_file)
+        came = digests.expect(revision)
         progress(0, size)
         for piece in watched(body, self._stall_s, self._place):
             file.write(piece)
             came.add(piece)
             progress(came.size, size)
-        Digests(self._bucket, self._content.ca_file).check(
-            store, self._key, Item("", size, revision, result.meta["last_modified"]), came
-        )
+        digests.check(store, self._key, Item("", size, revision, result.meta["last_modified"]), came)
         return Packed(size, came.sha256)

@@ -24,23 +24,27 @@ DIRECTORY_BUCKET = "--x-s3"
 
 
 class Came:
-    """The bytes of one object as they come in: how many, and their digests (the server's, and our own)."""
+    """The bytes of one object as they come in: how many, and their digests (our own, and the server's if it has one).
 
-    def __init__(self) -> None:
+    An MD5 takes longer than the bytes do to come over a fast network, so it is not made for nothing.
+    """
+
+    def __init__(self, *, md5: bool) -> None:
         self.size = 0
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
         self._sha256 = hashlib.sha256()
 
     def add(self, piece: bytes | memoryview) -> None:
         """The next piece."""
         self.size += len(piece)
-        self._md5.update(piece)
+        if self._md5 is not None:
+            self._md5.update(piece)
         self._sha256.update(piece)
 
     @property
-    def md5(self) -> str:
-        """The MD5 of all so far, in hexadecimal."""
-        return self._md5.hexdigest()
+    def md5(self) -> str | None:
+        """The MD5 of all so far, in hexadecimal, if it was asked for."""
+        return self._md5.hexdigest() if self._md5 is not None else None
 
     @property
     def sha256(self) -> str:
@@ -56,12 +60,16 @@ class Digests:
         self._ca_file = ca_file
         self._are_md5 = not bucket.endswith(DIRECTORY_BUCKET)
 
+    def expect(self, etag: str) -> Came:
+        """What takes the bytes of an object with this ETag."""
+        return Came(md5=self._are_md5 and re.fullmatch(r"[0-9a-f]{32}", etag) is not None)
+
     def check(self, store: S3Store, key: str, item: Item, came: Came) -> None:
         """Raise ContentRetry unless what came is the object `key` as it was listed."""
         what, digest = f"s3://{self._bucket}/{key}", came.md5
         if came.size != item.size:
             raise ContentRetry(f"{what}: {came.size} bytes came, and {item.size} were expected")
-        if not self._are_md5 or not re.fullmatch(r"[0-9a-f]{32}", item.etag) or digest == item.etag:
+        if not self._are_md5 or digest in (None, item.etag):
             return
         if not self._encrypted(store, key):
             raise ContentRetry(f"{what}: the bytes that came are not those of its ETag (MD5 {digest}, not {item.etag})")

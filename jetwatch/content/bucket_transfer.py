@@ -16,7 +16,7 @@ from queue import Empty, Queue
 from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING
 
-from jetwatch.content.bucket_digest import Came, Digests
+from jetwatch.content.bucket_digest import Digests
 from jetwatch.content.bucket_listing import Item, Prefix, plain_etag
 from jetwatch.content.bucket_reuse import Reuse
 from jetwatch.content.bucket_store import failures, is_absent, refusal
@@ -230,7 +230,7 @@ class Transfer:
         return body
 
     def _receive(self, item: Item, body: Iterable[bytes | memoryview], descriptor: int) -> None:
-        came = Came()
+        came = self._digests.expect(item.etag)
         for piece in body:
             came.add(piece)
             write_all(descriptor, piece)
