@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,19 +87,19 @@ def list_prefix(prefix: Prefix, deadline_s: float) -> Listing:
 
     Names are as the server says them: `check` before they are used.
     """
-    found = within(deadline_s, prefix.name, lambda: list(_entries(prefix)))
+    found = within(deadline_s, prefix.name, lambda: _entries(prefix))
     own = prefix.key.rstrip("/")
     items = tuple(sorted(_item(entry, prefix) for entry in found if entry["path"] != own))
     # A server hands out at most 1,000 keys at a time; it is asked once more only when it says that there are more.
     return Listing(items, max(1, -(-len(found) // PAGE_KEYS)))
 
 
-def _entries(prefix: Prefix) -> Iterator[ObjectMeta]:
+def _entries(prefix: Prefix) -> list[ObjectMeta]:
     import obstore
 
     try:
-        for part in obstore.list(prefix.store, prefix.key or None):
-            yield from part
+        pages = obstore.list(prefix.store, prefix.key or None, chunk_size=PAGE_KEYS)
+        return [entry for page in pages for entry in page]
     except failures() as error:
         if type(error).__name__ == "InvalidPathError":
             raise ContentStalled(f"{prefix.name}: the key {_bad_key(str(error))} cannot be a file: {BAD_KEY}") from None
