@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STDOUT = 1
+_ENGINE_PATIENCE_S = 2.0
 _AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
 
 
@@ -84,11 +85,9 @@ def run(
     layout = StateDir.at(statedir.choose(state_dir, os.environ, settings.state_dir), settings.download_dir)
     statedir.prepare(layout, passable=any(watch.user is not None for watch in settings.watches.values()))
     own = tree.look_up(os.getpid())
-    lock_fd = statedir.take_lock(layout, own.start_ticks if own else 0)
-    try:
-        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
-    finally:
-        os.close(lock_fd)
+    # Never given back but by the end of this process: until then some thread of it may be at work.
+    statedir.take_lock(layout, own.start_ticks if own else 0)
+    return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
 
 
 class _Agent:
@@ -128,6 +127,7 @@ class _Agent:
         self._selector = selectors.DefaultSelector()
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
+        self._engine_thread: threading.Thread | None = None
         self._server: Server | None = None
         self._signalled: int | None = None
         self._interrupted = False
@@ -155,8 +155,10 @@ class _Agent:
         finally:
             if self._server is not None:
                 self._server.close()
+            engine_has_ended = self._end_engine()
             self._teller.flush(timeout_s=0.2)
-            self._journal.close()
+            if engine_has_ended:
+                self._journal.close()
             signals.restore()
         return self._exit_code()
 
@@ -183,7 +185,8 @@ class _Agent:
         self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
-        threading.Thread(target=self._work, args=(found,), name="engine", daemon=True).start()
+        self._engine_thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
+        self._engine_thread.start()
         if self._meter is not None:
             self._meter.start()
         self._notifier.send("READY=1")
@@ -347,6 +350,18 @@ class _Agent:
         reply(Response(ok=True, lines=lines))
 
     # -- the end
+
+    def _end_engine(self) -> bool:
+        """Whether the engine is at work no more. Where this thread failed, it still is, and is asked to detach.
+
+        It alone uses the journal: a connection that is closed under a thread at work crashes the interpreter.
+        """
+        if self._engine_thread is None:
+            return True
+        if self._engine_thread.is_alive():
+            self._runtime.post(lambda: self._engine.stop(StopMode.DETACH, "failure"))
+        self._engine_thread.join(_ENGINE_PATIENCE_S)
+        return not self._engine_thread.is_alive()
 
     def _tell_the_end(self) -> None:
         if self._meter is not None:

@@ -387,3 +387,35 @@ def test_an_agent_whose_journal_breaks_stops_loudly(site: Site) -> None:
     second = site.once({**config, "check_command": "false"})
     assert second.told("run_finished", outcome="ok")
     assert not is_alive(play)
+
+
+FAILING_MAIN = """\
+import time
+from pathlib import Path
+from jetwatch import agent
+
+def fail(self):
+    while not Path("{gate}").exists():
+        time.sleep(0.01)
+    raise OSError("the main thread broke")
+
+agent._Agent._wait_for_the_end = fail
+"""
+
+
+def test_an_agent_whose_main_thread_breaks_lets_its_engine_end_before_it_closes_the_journal(site: Site) -> None:
+    """Closed under the engine's feet, the journal crashed the interpreter. Its open run goes on, and is taken over."""
+    (site.root / "broken").mkdir()
+    gate, play = site.gate("break"), site.gate("play")
+    (site.root / "broken" / "sitecustomize.py").write_text(FAILING_MAIN.format(gate=gate.path))
+    config = {"check_command": "true", "jet_command": site.shell(f"echo $$ > pid; {play.text}"), "check_interval": 1}
+    agent = site.start(config, "--no-splay", environ={"PYTHONPATH": str(site.root / "broken")})
+    site.pid_in("pid")
+    gate.open()
+    assert agent.wait() == 70
+    assert "the main thread broke" in agent.errors
+    assert "Fatal" not in agent.errors
+    assert agent.told("agent_stopping", reason="failure", mode="detach")
+    assert site.data("status")["agent"]["running"] is False
+    play.open()
+    assert site.once({**config, "check_command": "false"}).told("run_finished", outcome="ok")
