@@ -135,6 +135,8 @@ class Family:
     """
 
     def __init__(self, *, root: int | None, leader: tuple[int, int] | None, mark: str, cgroup: str | None) -> None:
+        if "=" not in mark:
+            raise ValueError(f"{mark!r} is no mark: every environment would match it")
         self.root = root
         self.leader = leader
         self.mark = mark.encode()

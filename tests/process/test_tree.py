@@ -58,6 +58,13 @@ def family(
 # -- who belongs to it
 
 
+@pytest.mark.parametrize("mark", ["", "NAME"])
+def test_a_mark_that_is_none_makes_no_family(mark: str) -> None:
+    """An empty one would be found in every environment of the machine."""
+    with pytest.raises(ValueError, match="no mark"):
+        family(mark=mark)
+
+
 def test_a_process_is_read_whatever_it_is_called(bench: Workbench, popen: Started, tmp_path: Path) -> None:
     """A name of blanks, parentheses and bytes that are no text shifts no field."""
     odd = tmp_path / os.fsdecode(b"a) R 1 (\xff")
