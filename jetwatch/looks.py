@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,7 +39,7 @@ class Looks:
     def look(
         self, settings: WatchSettings, known: Look | None, cancel_fd: int, on_blocked: Callable[[int, str], None]
     ) -> Look:
-        """Look once. Blocks up to `timeouts.check`. Raises ContentError; a byte on `cancel_fd` ends a child.
+        """Look once. Blocks up to `timeouts.check`. Raises ContentError; a byte on `cancel_fd` ends a child, and git.
 
         A child that cannot be killed is waited for; `on_blocked` is told its pid and state.
         """
@@ -47,9 +48,12 @@ class Looks:
             raise ContentStalled(f"{settings.name}: there is no content to look at")
         secrets = settings.secrets.get("download", {})
         if content.kind not in _PATHS and not _is_of_another_account(content, fetch):
-            from jetwatch.content.fetch import reads_alike
+            from jetwatch.content.fetch import open_source, reads_alike
 
             env = self._environment(fetch, secrets)
+            if content.kind is ContentKind.GIT:
+                source = open_source(content, env=env, meanwhile=lambda: _end_if_cancelled(cancel_fd, content))
+                return source.look(known, settings.look_timeout_s)
             if reads_alike(content, env, os.environ):
                 return self._sources.look(content, env, known, settings.look_timeout_s)
         result = self._commands.check(
@@ -79,7 +83,8 @@ def _read_look(content: Content, result: CommandResult, timeout_s: float) -> Loo
     if result.ending is Ending.TIMEOUT:
         hint = ": is it a dead mount?" if content.kind in _PATHS else ""
         raise ContentRetry(f"{content.url}: no answer within {timeout_s:g} s{hint}")
-    said = result.detail or result.output_tail.strip() or f"ended with {result.shell_exit_code}"
+    said = result.detail or result.output_tail.strip().removeprefix("jetp: ")
+    said = said or f"ended with {result.shell_exit_code}"
     if result.exit_code == _RETRY:
         raise ContentRetry(said)
     outputs = result.outputs
@@ -87,6 +92,11 @@ def _read_look(content: Content, result: CommandResult, timeout_s: float) -> Loo
         raise ContentStalled(said)
     settled, requests = json.loads(outputs.get("settled", "true")), int(outputs.get("requests", "0"))
     return Look(outputs["revision"], settled=settled, requests=requests)
+
+
+def _end_if_cancelled(cancel_fd: int, content: Content) -> None:
+    if select.select([cancel_fd], [], [], 0)[0]:
+        raise ContentRetry(f"{content.url}: cancelled")
 
 
 def _is_of_another_account(content: Content, fetch: Command) -> bool:

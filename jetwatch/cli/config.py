@@ -5,30 +5,50 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from jetwatch.errors import ConfigError
+from jetwatch.cli import trying
+from jetwatch.cli.durations import duration
+from jetwatch.config.model import Settings
+from jetwatch.errors import ConfigError, UsageError
 
 
 @click.command("check-config", short_help="Validate a configuration and print what it means.")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--online", is_flag=True, help="Try the content source of every watch: one look each.")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=duration(least_s=0.1),
+    help="For one look.  [default: the watch's `timeouts.check`]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: seconds and bytes as numbers, problems as objects.")
-def check_config(path: Path, as_json: bool) -> None:
+def check_config(path: Path, online: bool, deadline_s: float | None, as_json: bool) -> None:
     """Validate PATH, a watch.yml or a directory of *.yml files, and print the effective configuration.
 
-    Defaults are filled in and secrets shown as ***. Warnings go to standard error. A configuration that will not do
-    prints every problem, one a line, with file, line and key, and exits 78. Nothing is started.
+    Defaults are filled in and secrets shown as ***. Warnings go to standard error: among them what keeps content from
+    working on this very machine, such as a library that is not installed or a key file that is not there. A
+    configuration that will not do prints every problem, one a line, with file, line and key, and exits 78. Nothing is
+    started.
+
+    With --online every content source is asked once which revision it has, as the agent would ask, and a line for each
+    watch is printed instead. Nothing is changed. Leaves with 78 if a person is needed for one of them (credentials, no
+    such bucket), else with 75 if one did not answer.
 
     \b
-    Example:
+    Examples:
       jetp check-config /etc/jetwatch/watch.yml
+      jetp check-config --online /etc/jetwatch/watch.yml
     """
     from jetwatch.config.effective import as_data, as_text
     from jetwatch.config.load import load
 
+    if deadline_s is not None and not online:
+        raise UsageError("--deadline is for --online")
     try:
-        settings, warnings = load(path)
+        settings, warnings = load(path, examine=trying.examine)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
@@ -37,11 +57,25 @@ def check_config(path: Path, as_json: bool) -> None:
         raise SystemExit(error.exit_code) from None
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    if as_json:
-        data = as_data(settings) | {"warnings": [dataclasses.asdict(warning) for warning in warnings]}
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    told = {"warnings": [dataclasses.asdict(warning) for warning in warnings]}
+    if online:
+        _try(settings, deadline_s, told if as_json else None)
+    elif as_json:
+        click.echo(json.dumps(as_data(settings) | told, indent=2, ensure_ascii=False))
     else:
         click.echo(as_text(settings), nl=False)
+
+
+def _try(settings: Settings, deadline_s: float | None, told: dict[str, Any] | None) -> None:
+    """A line for each watch as it is known, or, with what was told before, one document at the end."""
+    tried = []
+    for each in trying.try_all(settings, deadline_s):
+        tried.append(each)
+        if told is None:
+            click.echo(each.as_line())
+    if told is not None:
+        click.echo(json.dumps({"looks": [each.as_data() for each in tried]} | told, indent=2, ensure_ascii=False))
+    raise SystemExit(trying.exit_code(tried))
 
 
 @click.command("schema", short_help="Print the JSON Schema of watch.yml, or of the log.")

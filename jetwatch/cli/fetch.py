@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 
+from jetwatch.cli.durations import duration
 from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, SECRETS_VARIABLE, Source
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
-from jetwatch.config.times import duration_s
 from jetwatch.content import fetch as fetching
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
 from jetwatch.errors import UsageError
@@ -36,7 +36,13 @@ _BETWEEN_LINES_S = 10.0
 @click.option("--revision", help="Exactly this revision; else whatever is there now.")
 @click.option("--look", is_flag=True, help="Only say which revision is there now.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Where fetched bytes are kept for reuse.")
-@click.option("--deadline", metavar="DURATION", help="How long to try.  [default: 30m; with --look 1m]")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=duration(least_s=0.1),
+    metavar="DURATION",
+    help="How long to try.  [default: 30m; with --look 1m]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def fetch(
     *,
@@ -46,7 +52,7 @@ def fetch(
     revision: str | None,
     look: bool,
     cache: Path | None,
-    deadline: str | None,
+    deadline_s: float | None,
     as_json: bool,
 ) -> None:
     """Put the present revision of a content source into DIR, which is empty or missing.
@@ -60,7 +66,7 @@ def fetch(
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that nothing half-done stays
     content = _content(url, options)
     if look:
-        _say_look(fetching.look(content, deadline_s=_seconds(deadline, fetching.LOOK_S)), as_json)
+        _say_look(fetching.look(content, deadline_s=deadline_s or fetching.LOOK_S), as_json)
         return
     if directory is None:
         raise UsageError("DIR is missing: where the content is to be put (or --look)")
@@ -72,7 +78,7 @@ def fetch(
             revision=revision,
             cache=_usable(cache),
             progress=progress,
-            deadline_s=_seconds(deadline, fetching.DEADLINE_S),
+            deadline_s=deadline_s or fetching.DEADLINE_S,
             applied=_applied(),
         )
     _write_outputs(
@@ -135,13 +141,6 @@ def _from_environment(name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{name}: expected a JSON object")
     return found
-
-
-def _seconds(text: str | None, default_s: float) -> float:
-    try:
-        return default_s if text is None else duration_s(text)
-    except ValueError as error:
-        raise UsageError(f"--deadline: {error}") from None
 
 
 def _applied() -> str:

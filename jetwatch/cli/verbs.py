@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from jetwatch.cli.durations import duration
 from jetwatch.cli.opening import (
     known_watches,
     present,
@@ -98,15 +99,17 @@ def clear(watch: str | None, layout: StateDir) -> None:
 @click.argument("watch", required=False)
 @state_dir_option
 @click.option("--reason", metavar="TEXT", required=True, help="Why; shown in status and in every skipped check.")
-@click.option("--for", "for_text", metavar="2h", help="Until then; without it until `jetp resume`.")
-def suspend(watch: str | None, layout: StateDir, reason: str, for_text: str | None) -> None:
+@click.option(
+    "--for", "for_s", type=duration(least_s=1.0), metavar="2h", help="Until then; without it until `jetp resume`."
+)
+def suspend(watch: str | None, layout: StateDir, reason: str, for_s: float | None) -> None:
     """No new runs: of every watch, or of this one. An open run goes on.
 
     \b
     Example:
       jetp suspend web --reason "disk is being replaced" --for 2h
     """
-    by, for_s = login(), _seconds(for_text)
+    by = login()
     _require(layout, watch)
     request = Request(Verb.SUSPEND, watch=watch, reason=reason, for_s=for_s, by=by)
     _ask(layout, request, lambda: _suspend_here(layout, watch, by, reason, for_s))
@@ -135,18 +138,6 @@ def login() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return f"uid {os.getuid()}"
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    from jetwatch.config.times import Duration
-
-    kind = Duration(least_s=1.0)
-    try:
-        return kind.parse(text)
-    except ValueError:
-        raise UsageError(f"--for {text!r} will not do: expected {kind.what}") from None
 
 
 def _require(layout: StateDir, watch: str | None) -> None:

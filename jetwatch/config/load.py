@@ -13,6 +13,7 @@ import json
 import os
 import pwd
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,31 @@ _PLAIN_FIELDS = (
 )  # fmt: skip
 
 
+Examine = Callable[[WatchSettings], Iterable[tuple[str, str]]]
+"""Looks at a watch for what only the machine can tell: keys (`content.ssh_key`), each with a warning."""
+
+
 @dataclass(slots=True)
 class _Found:
     """What the files gave so far: watches by name, agent-wide values, where each was said, and what is wrong."""
 
     agent_user: str
+    examine: Examine = lambda _: ()
     notes: Notes = field(default_factory=Notes)
     watches: dict[str, WatchSettings] = field(default_factory=dict)
     places: dict[str, Node] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
 
 
-def load(path: Path, *, agent_user: str | None = None) -> tuple[Settings, tuple[Problem, ...]]:
+def load(
+    path: Path, *, agent_user: str | None = None, examine: Examine | None = None
+) -> tuple[Settings, tuple[Problem, ...]]:
     """The configuration in a file, or in every `*.yml` of a directory (in name order), and its warnings.
 
-    `agent_user` is the account that the agent runs as (default: this process's). Raises ConfigError with every problem.
+    `agent_user` is the account that the agent runs as (default: this process's). `examine` adds warnings, where nothing
+    is wrong with a watch. Raises ConfigError with every problem.
     """
-    found = _Found(agent_user or _own_name())
+    found = _Found(agent_user or _own_name(), examine or (lambda _: ()))
     notes = found.notes
     for file in _files(path, notes):
         try:
@@ -223,7 +232,18 @@ def _read_watch(name: str, place: Node, mapping: Mapping, found: _Found) -> None
     found.places[f"watches.{name}"] = place
     commands, secrets = _commands(place, values, found)
     if "play" in commands:
-        found.watches[name] = _watch(name, values, commands, secrets)
+        watch = found.watches[name] = _watch(name, values, commands, secrets)
+        for key, sentence in () if found.notes.problems else found.examine(watch):
+            found.notes.warning(_node_at(mapping, key), sentence)
+
+
+def _node_at(mapping: Mapping, key: str) -> Node:
+    """Where a key stands, or what is nearest above it."""
+    name, _, rest = key.partition(".")
+    node = mapping.entries.get(name)
+    if node is None:
+        return mapping
+    return _node_at(node, rest) if rest and isinstance(node, Mapping) else node
 
 
 def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes: Notes) -> None:

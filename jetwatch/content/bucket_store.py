@@ -73,10 +73,11 @@ def needs_boto3(content: Content, env: Mapping[str, str]) -> bool:
         return True
     if "AWS_ACCESS_KEY_ID" in env or any(name in env for name in ELSEWHERE):
         return False
-    return "AWS_PROFILE" in env or any(path.is_file() for path in _aws_files(env))
+    return "AWS_PROFILE" in env or any(path.is_file() for path in aws_files(env))
 
 
-def _aws_files(env: Mapping[str, str]) -> list[Path]:
+def aws_files(env: Mapping[str, str]) -> list[Path]:
+    """The files of the AWS command line: credentials, then configuration."""
     home = Path(env.get("HOME", "/nonexistent"))
     return [
         Path(env.get("AWS_SHARED_CREDENTIALS_FILE", home / ".aws/credentials")),

@@ -88,25 +88,31 @@ def open_source(
     applied: str = "",
     env: Mapping[str, str] | None = None,
     trust: Callable[[str | None], ssl.SSLContext] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Source:
     """The source of this content. `applied`: the revision that the machine has, for sources that must descend from it.
 
     `env`: the environment that credentials are taken from (None: this process's own); see `reads_alike`. `trust`: gives
-    the certificates that https relies on, where they are shared. Raises ContentStalled where its library is not
-    installed, with the command that installs it.
+    the certificates that https relies on, where they are shared. `meanwhile`: what it raises ends a git that is waited
+    for. Raises ContentStalled where its library is not installed, with the command that installs it.
     """
+    if missing := missing_library(content):
+        raise ContentStalled(f"{content.url}: {missing}")
     room = _ROOMS[content.kind]
-    if room.library and importlib.util.find_spec(room.library) is None:
-        raise ContentStalled(
-            f"{content.url}: this kind of source needs {room.library}, which is not installed: "
-            f"pip install 'jetwatch[{room.extra}]'"
-        )
     build: Callable[..., Source] = getattr(importlib.import_module(room.module), room.name)
     if content.kind is ContentKind.GIT:
-        return build(content, applied, env=env)
+        return build(content, applied, env=env, meanwhile=meanwhile)
     if content.kind is ContentKind.HTTP:
         return build(content, trust=trust(content.ca_file) if trust else None)
     return build(content, env=env) if room is _BUCKET else build(content)
+
+
+def missing_library(content: Content) -> str:
+    """What has to be installed before a source of this kind can be opened; empty where nothing is missing."""
+    room = _ROOMS[content.kind]
+    if not room.library or importlib.util.find_spec(room.library) is not None:
+        return ""
+    return f"this kind of source needs {room.library}, which is not installed: pip install 'jetwatch[{room.extra}]'"
 
 
 def reads_alike(content: Content, env: Mapping[str, str], own: Mapping[str, str]) -> bool:
@@ -115,8 +121,6 @@ def reads_alike(content: Content, env: Mapping[str, str], own: Mapping[str, str]
     Libraries read some variables by themselves, and a process with threads cannot change them for one of its sources.
     False too where boto3 would have to be loaded, which is too large to keep.
     """
-    if content.kind is ContentKind.GIT:
-        return True  # git is a process of its own
     if _ROOMS[content.kind] is not _BUCKET:
         names = {name for name in (*env, *own) if _WAY_OUT.fullmatch(name)}
         return all(env.get(name) == own.get(name) for name in names)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,24 +53,30 @@ class GitSource:
     """A branch, tag or commit of a git repository, or a directory of it.
 
     `applied` is the revision that the machine has (empty: none is known). It counts only with `allowed_signers`.
-    `env` is the environment that git inherits from (None: this process's own).
+    `env` is the environment that git inherits from (None: this process's own). `meanwhile` is called now and then while
+    a look waits; what it raises ends git.
     """
 
-    def __init__(self, content: Content, applied: str = "", *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        content: Content,
+        applied: str = "",
+        *,
+        env: Mapping[str, str] | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         self._content = content
         self._applied = applied
         self._env = env
-        self._version_is_known = False
+        self._meanwhile = meanwhile
         self._ref = content.ref or "HEAD"
 
     def look(self, known: Look | None, deadline_s: float) -> Look:  # noqa: ARG002 - an ls-remote costs the same
         """Which commit is there now: one ls-remote, and none at all for a full commit id."""
         if COMMIT.fullmatch(self._ref):
             return Look(self._ref)
-        git = git_for(self._content, self._env)
-        if not self._version_is_known:
-            require_version(git)
-            self._version_is_known = True
+        git = replace(git_for(self._content, self._env), meanwhile=self._meanwhile)
+        require_version(git)
         revision, _ = remote_revision(git, self._ref, deadline_s)
         return Look(revision, requests=_requests(git))
 

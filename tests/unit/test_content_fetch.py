@@ -386,7 +386,6 @@ def test_a_source_is_loaded_with_its_kind_only() -> None:
 
 S3 = Content("s3://bucket/x/", ContentKind.BUCKET)
 WEB = Content("https://host/x.tar", ContentKind.HTTP)
-GIT = Content("git+https://host/x", ContentKind.GIT)
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "r"}
 PROXY = {"https_proxy": "http://p"}
 
@@ -410,7 +409,6 @@ PROXY = {"https_proxy": "http://p"}
         (WEB, {}, {"HTTPS_PROXY": "http://p"}, False),
         (WEB, PROXY, PROXY, True),
         (WEB, {"SSL_CERT_FILE": "f"}, {}, False),
-        (GIT, PROXY, {}, True),
     ],
 )
 def test_a_source_is_opened_here_if_it_reads_what_the_watch_says(
