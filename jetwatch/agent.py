@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from jetwatch import statedir
 from jetwatch.clock import SystemClock
 from jetwatch.config.load import load
-from jetwatch.config.model import LogFormat, Settings, StopMode
+from jetwatch.config.model import Settings, StopMode
 from jetwatch.control.protocol import Request, Response, Verb
 from jetwatch.control.server import Reply, Server
 from jetwatch.engine.engine import Engine, Found
@@ -42,14 +42,12 @@ from jetwatch.process.prepare import Surroundings
 from jetwatch.records import AgentState, Stamp
 from jetwatch.signals import Signals
 from jetwatch.statedir import StateDir
-from jetwatch.telemetry.render import Teller, resolve_format
-from jetwatch.telemetry.watermark import Watermark
+from jetwatch.telling import Voice
 
 if TYPE_CHECKING:
     from jetwatch.telemetry.meter import Meter
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_STDOUT = 1
 _ENGINE_PATIENCE_S = 2.0
 _AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
 
@@ -101,9 +99,13 @@ class _Agent:
         self._journal = Journal.open(layout.journal)
         state_id = layout.state_id()
         self._place = find_place(state_id)
-        self._teller = _teller(options, settings)
-        self._watermark = Watermark(layout.told, self._journal.last_seq())
-        self._told_seq = self._watermark.seq
+        self._voice = Voice(
+            settings.log,
+            format=options.log_format,
+            level=options.log_level,
+            told=layout.told,
+            newest_seq=self._journal.last_seq(),
+        )
         clock = SystemClock()
         program = launch.install(layout.shim)
         commands = Commands(layout, program, self._place, surroundings, state_id)
@@ -114,7 +116,7 @@ class _Agent:
             looks=Looks(commands, clock.new_id),
             layout=layout,
             host=Host(socket.gethostname(), str(layout.root)),
-            tell=self._tell,
+            tell=self._voice.tell,
         )
         self._state = _agent_state(options, settings, layout, self._place, self._runtime.clock.now())
         self._engine = Engine(
@@ -123,7 +125,7 @@ class _Agent:
             self._state,
             Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
-        self._meter = self._make_meter()
+        self._voice.meter = self._make_meter()
         self._selector = selectors.DefaultSelector()
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
@@ -139,7 +141,7 @@ class _Agent:
             return None
         from jetwatch.metering import meter_for  # what nobody asked for is not loaded
 
-        known, dropped = self._journal.watches(), lambda: self._teller.dropped
+        known, dropped = self._journal.watches(), lambda: self._voice.dropped
         return meter_for(
             self._settings.metrics, self._state, self._runtime, self._engine, known=known, lines_dropped=dropped
         )
@@ -156,7 +158,7 @@ class _Agent:
             if self._server is not None:
                 self._server.close()
             engine_has_ended = self._end_engine()
-            self._teller.flush(timeout_s=0.2)
+            self._voice.flush(timeout_s=0.2)
             if engine_has_ended:
                 self._journal.close()
             signals.restore()
@@ -169,8 +171,8 @@ class _Agent:
         if self._state.socket is not None:
             self._server = Server(Path(self._state.socket), self._submit)
             self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
-        for told in self._journal.events_after(self._watermark.seq):
-            self._tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
+        for told in self._journal.events_after(self._voice.told_seq):
+            self._voice.tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
         self._runtime.commit(
             AgentStarted(
                 pid=os.getpid(),
@@ -187,8 +189,8 @@ class _Agent:
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
         self._engine_thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
         self._engine_thread.start()
-        if self._meter is not None:
-            self._meter.start()
+        if self._voice.meter is not None:
+            self._voice.meter.start()
         self._notifier.send("READY=1")
         self._notifier.status(_standing(len(self._settings.watches), 0))
 
@@ -232,11 +234,11 @@ class _Agent:
 
     def _flush(self) -> None:
         """Write what waits whenever the log can take it; nobody else waits for it."""
-        self._raise_watermark()
-        waiting = self._teller.backlog_fd
+        self._voice.raise_watermark()
+        waiting = self._voice.backlog_fd
         watched = {key.fd for key in self._selector.get_map().values() if key.events == selectors.EVENT_WRITE}
         if waiting is not None and waiting not in watched:
-            self._selector.register(waiting, selectors.EVENT_WRITE, self._teller.flush)
+            self._selector.register(waiting, selectors.EVENT_WRITE, self._voice.flush)
         for fd in watched - {waiting}:
             self._selector.unregister(fd)
 
@@ -246,6 +248,7 @@ class _Agent:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(signal.Signals(number))
             elif number == signal.SIGHUP:
+                self._voice.reopen()
                 self._reload()
             elif number == signal.SIGUSR1:
                 self._runtime.post(self._engine.check_all)
@@ -364,24 +367,11 @@ class _Agent:
         return not self._engine_thread.is_alive()
 
     def _tell_the_end(self) -> None:
-        if self._meter is not None:
-            self._meter.close(self._engine.view())
-        self._teller.flush(timeout_s=0.2)
-        stopped = AgentStopped(open_runs=len(self._engine.open_runs()), lines_dropped=self._teller.dropped)
-        self._tell(Told(stopped, self._runtime.clock.now().wall_us))
-
-    def _tell(self, told: Told) -> None:
-        self._teller.tell(told)
-        if self._meter is not None:
-            self._meter.count(told)
-        if told.seq is not None:
-            self._told_seq = told.seq
-            self._raise_watermark()
-
-    def _raise_watermark(self) -> None:
-        """A line that only waits to be written is told again if we die before it is."""
-        if self._teller.backlog_fd is None and self._told_seq > self._watermark.seq:
-            self._watermark.raise_to(self._told_seq)
+        if self._voice.meter is not None:
+            self._voice.meter.close(self._engine.view())
+        self._voice.flush(timeout_s=0.2)
+        stopped = AgentStopped(open_runs=len(self._engine.open_runs()), lines_dropped=self._voice.dropped)
+        self._voice.tell(Told(stopped, self._runtime.clock.now().wall_us))
 
     def _exit_code(self) -> int:
         if isinstance(self._failure, JetwatchError):
@@ -433,17 +423,6 @@ def _working_directory() -> str:
 
 def _standing(watches: int, open_runs: int) -> str:
     return f"{watches} watch{'es' * (watches != 1)}, {open_runs} run{'s' * (open_runs != 1)} open"
-
-
-def _teller(options: Options, settings: Settings) -> Teller:
-    wanted = LogFormat(options.log_format) if options.log_format else settings.log.format
-    return Teller(
-        _STDOUT,
-        resolve_format(wanted, _STDOUT),
-        options.log_level or settings.log.level,
-        host=socket.gethostname(),
-        version=metadata.version("jetwatch"),
-    )
 
 
 def _agent_state(options: Options, settings: Settings, layout: StateDir, place: Place, now: Stamp) -> AgentState:

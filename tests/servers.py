@@ -93,7 +93,8 @@ class NotReadyError(Exception):
 def program(name: str) -> str:
     """Find a program beside this Python or on PATH; without it the test is skipped, or fails in CI."""
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"  # where Debian keeps daemons
+    found = str(beside) if beside.is_file() else shutil.which(name, path=path)
     if found is None:
         reason = f"{name} is not installed (make dev installs what the tests need)"
         if os.environ.get("CI") == "true":

@@ -25,7 +25,7 @@ from jetwatch.config.model import (
     StopMode,
     WatchSettings,
 )
-from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Number, Size, Text
+from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Mode, Number, Size, Text
 from jetwatch.config.tables import Either, Key, Table
 from jetwatch.config.times import Duration, Jitter, Schedule, Zone
 from jetwatch.config.windows import Windows
@@ -120,6 +120,8 @@ LOG = Table(
             into="fold_s",
             record=LogSettings,
         ),
+        Key("file", Location(), "A file that gets every line as JSON, besides standard output.", record=LogSettings),
+        Key("file_mode", Mode(), "The file's mode, when the agent makes it.", record=LogSettings),
     ),
     LogSettings,
 )
@@ -257,7 +259,7 @@ AGENT_KEYS = (
     ),
     Key("download_dir", Location(), "Where the runs' directories lie.", default_text="`downloads` in `state_dir`"),
     Key("max_runs", Integer(1, 10_000), "How many runs may be going on at the same time.", record=Settings),
-    Key("log", LOG, "The log on standard output."),
+    Key("log", LOG, "The log: on standard output, and in a file."),
     Key(
         "control",
         CONTROL,

@@ -121,11 +121,16 @@ class WatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """`format` None: console on a terminal, else JSON. `fold_s`: how often not-due checks are counted in one line."""
+    """`format` None: console on a terminal, else JSON. `fold_s`: how often not-due checks are counted in one line.
+
+    `file` has the same lines as JSON; `file_mode` is its mode where it is made.
+    """
 
     format: LogFormat | None = None
     level: str = "info"
     fold_s: float = 3600.0
+    file: Path | None = None
+    file_mode: int = 0o640
 
 
 @dataclass(frozen=True, slots=True)

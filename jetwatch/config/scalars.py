@@ -191,6 +191,24 @@ class Mask(Plain):
 
 
 @dataclass(frozen=True)
+class Mode(Mask):
+    """The mode of a file that only its owner may write."""
+
+    what = "an octal file mode such as `0640`, without the right to write for group and others"
+
+    def parse(self, text: str) -> int:
+        """Owner's rights at most as usual, others' without writing."""
+        mode = super().parse(text)
+        if mode & 0o133 or not mode & 0o200:
+            raise ValueError
+        return mode
+
+    def show(self, value: int) -> str:
+        """Four digits."""
+        return f"{value:04o}"
+
+
+@dataclass(frozen=True)
 class Boolean(Plain):
     """Yes or no, in YAML's usual words."""
 

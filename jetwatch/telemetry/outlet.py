@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import stat
+import sys
 from collections import deque
 
 BACKLOG_BYTES = 1024 * 1024
@@ -30,6 +31,8 @@ class Outlet:
         self._is_torn = False
         mode = _mode(fd)
         self._is_socket = stat.S_ISSOCK(mode)
+        # A regular file takes a line at once, and nobody who truncates it comes between.
+        self._at_once_bytes = sys.maxsize if stat.S_ISREG(mode) else _AT_ONCE_BYTES
         self._own_fd = _reopen(fd) if stat.S_ISCHR(mode) else None
         if self._own_fd is not None:
             self.fd = self._own_fd
@@ -56,7 +59,7 @@ class Outlet:
         """Write what the stream takes at this moment. A stream that is closed takes nothing: its lines are dropped."""
         try:
             while self._waiting:
-                count = self._write(memoryview(self._waiting[0])[self._written :][:_AT_ONCE_BYTES])
+                count = self._write(memoryview(self._waiting[0])[self._written :][: self._at_once_bytes])
                 if count == 0:
                     return
                 self._advance(count)
@@ -73,6 +76,13 @@ class Outlet:
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(round(timeout_s * 1000)))
+
+    def use(self, fd: int) -> None:
+        """Go on with another descriptor in place of the one handed in, which is closed. What waits goes there whole."""
+        os.close(self.fd)
+        self.fd = fd
+        self._written = 0
+        self._is_torn = False
 
     def close(self) -> None:
         """Give back what was opened here; the descriptor handed in stays open."""

@@ -54,13 +54,13 @@ _processors = _structlog_processors()
 
 
 class Teller:
-    """Tells events to one stream. For any thread. `stream_fd` stays the caller's, with the flags it has."""
+    """Tells events to one stream. For any thread. A descriptor stays the caller's, with the flags it has."""
 
-    def __init__(self, stream_fd: int, format: str, level: str, *, host: str, version: str) -> None:
+    def __init__(self, stream: int | Outlet, format: str, level: str, *, host: str, version: str) -> None:
         self._lock = threading.Lock()
-        self._outlet = Outlet(stream_fd)
+        self._outlet = stream if isinstance(stream, Outlet) else Outlet(stream)
         self._console = format == "console"
-        self._render = _renderer(format, stream_fd)
+        self._render = _renderer(format, self._outlet.fd)
         self._common = {"host": host, "agent_version": version, "schema_version": SCHEMA_VERSION}
         self.set_level(level)
 
@@ -95,6 +95,11 @@ class Teller:
             self._outlet.flush()
             while self._outlet.has_backlog and (left := give_up - time.monotonic()) > 0 and self._outlet.wait(left):
                 self._outlet.flush()
+
+    def alone(self, act: Callable[[], None]) -> None:
+        """Do this while nothing is told."""
+        with self._lock:
+            act()
 
     def close(self) -> None:
         """Give back what was opened here."""
