@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -36,27 +37,62 @@ def published(broker: Broker, stream: str, *subjects: str) -> None:
     on_nats(broker, work)
 
 
+def sequence(ended: Ended) -> int:
+    """The first part of a revision of check-nats."""
+    number, _, when = ended.outputs["revision"].partition("@")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", when)
+    return int(number)
+
+
 def test_the_last_sequence_of_a_stream_is_the_revision(nats_server: Broker, scripts: Scripts, name: str) -> None:
     """Later, due, not due, due again; and nothing is consumed."""
     published(nats_server, name)
     assert nats_check(scripts, nats_server, "--stream", name).exit_code == 75
     published(nats_server, name, "a", "b")
     first = nats_check(scripts, nats_server, "--stream", name)
-    assert (first.exit_code, first.outputs, first.stderr) == (0, {"revision": "2"}, "")
-    assert nats_check(scripts, nats_server, "--stream", name, applied="2").exit_code == 1
+    assert (first.exit_code, sequence(first), first.stderr) == (0, 2, "")
+    applied = first.outputs["revision"]
+    assert nats_check(scripts, nats_server, "--stream", name, applied=applied).exit_code == 1
     published(nats_server, name, "a")
-    assert nats_check(scripts, nats_server, "--stream", name, applied="2").outputs == {"revision": "3"}
+    third = nats_check(scripts, nats_server, "--stream", name, applied=applied)
+    assert (third.exit_code, sequence(third)) == (0, 3)
     state = on_nats(nats_server, lambda client: client.jetstream().stream_info(name)).state
     assert (state.messages, state.consumer_count) == (3, 0)
+
+
+def test_what_was_consumed_or_purged_is_no_news(nats_server: Broker, scripts: Scripts, name: str) -> None:
+    """The position counts what came, not what is left."""
+    published(nats_server, name, "a", "b")
+    applied = nats_check(scripts, nats_server, "--stream", name).outputs["revision"]
+    on_nats(nats_server, lambda client: client.jetstream().purge_stream(name))
+    assert nats_check(scripts, nats_server, "--stream", name, applied=applied).exit_code == 1
+
+
+@pytest.mark.parametrize("by_subject", [False, True], ids=["stream", "subject"])
+def test_a_stream_that_is_made_again_is_another_one(
+    nats_server: Broker, scripts: Scripts, name: str, by_subject: bool
+) -> None:
+    """It counts from 1 anew: with as many messages as before it must not read as unchanged."""
+    words = ["--stream", name, *(["--subject", f"{name}.web"] if by_subject else [])]
+    published(nats_server, name, "web", "web")
+    first = nats_check(scripts, nats_server, *words)
+    applied = first.outputs["revision"]
+    assert nats_check(scripts, nats_server, *words, applied=applied).exit_code == 1
+    on_nats(nats_server, lambda client: client.jetstream().delete_stream(name))
+    assert nats_check(scripts, nats_server, *words, applied=applied).exit_code == 3
+    published(nats_server, name, "web", "web")
+    again = nats_check(scripts, nats_server, *words, applied=applied)
+    assert (again.exit_code, sequence(again)) == (0, sequence(first))
 
 
 def test_a_subject_has_a_position_of_its_own(nats_server: Broker, scripts: Scripts, name: str) -> None:
     """Messages of other subjects make nothing due."""
     published(nats_server, name, "web", "db")
     words = ("--stream", name, "--subject", f"{name}.web")
-    assert nats_check(scripts, nats_server, *words).outputs == {"revision": "1"}
+    ended = nats_check(scripts, nats_server, *words)
+    assert sequence(ended) == 1
     published(nats_server, name, "db")
-    assert nats_check(scripts, nats_server, *words, applied="1").exit_code == 1
+    assert nats_check(scripts, nats_server, *words, applied=ended.outputs["revision"]).exit_code == 1
     assert nats_check(scripts, nats_server, "--stream", name, "--subject", f"{name}.nope").exit_code == 75
 
 
@@ -70,7 +106,13 @@ def test_a_key_of_a_bucket_is_a_subject(nats_server: Broker, scripts: Scripts, n
 
     revision = on_nats(nats_server, work)
     ended = nats_check(scripts, nats_server, "--stream", f"KV_{name}", "--subject", f"$KV.{name}.site")
-    assert ended.outputs == {"revision": str(revision)}
+    assert sequence(ended) == revision
+
+
+@pytest.mark.parametrize("stream", ["", "a.b", "*", ">", "a b", "a/b"])
+def test_a_name_that_no_stream_can_have_is_wrong_usage(nats_server: Broker, scripts: Scripts, stream: str) -> None:
+    """It would be a part of another question."""
+    assert nats_check(scripts, nats_server, "--stream", stream).exit_code == 2
 
 
 def test_nats_errors_are_one_line(nats_server: Broker, scripts: Scripts, name: str) -> None:

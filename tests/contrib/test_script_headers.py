@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from script_runner import CONTRIB, path_of
@@ -50,6 +52,32 @@ def test_a_script_is_executable_and_declares_what_it_needs(name: str) -> None:
     metadata = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
     assert metadata["requires-python"] == ">=3.11"
     assert metadata["dependencies"] == NEEDS.get(name.rpartition("-")[2], [])
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("check-")])
+def test_an_older_python_can_read_a_check_as_far_as_its_complaint(name: str) -> None:
+    """What ends with a SyntaxError ends with 1, which means "not due": for ever, and nobody is told."""
+    tree = ast.parse(path_of(name).read_text(), feature_version=(3, 6))
+    docstring, first, guard = tree.body[:3]
+    assert isinstance(docstring, ast.Expr)
+    assert ast.unparse(first) == "import sys"
+    assert isinstance(guard, ast.If)
+    assert ast.unparse(guard.test) == "sys.version_info < (3, 11)"
+    assert "sys.exit(3)" in ast.unparse(guard)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_error_that_nobody_expected_is_no_answer(name: str, tmp_path: Path) -> None:
+    """Ends with 3 and one line, where Python would end with 1, which is "not due"."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import argparse, sys\n"
+        "def broken(*_, **__): raise KeyError('a', 'surprise')\n"
+        "argparse.ArgumentParser.parse_args = broken\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    words = [sys.executable, path_of(name), "x"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, f"{name}: KeyError: ('a', 'surprise')\n")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
