@@ -127,6 +127,26 @@ def test_nats_errors_are_one_line(nats_server: Broker, scripts: Scripts, name: s
     assert [ended.stderr.count("\n") for ended in (missing, denied, gone)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("text", ["", "nonsense"])
+def test_a_file_without_a_certificate_is_said(scripts: Scripts, tmp_path: Any, text: str) -> None:
+    """Of NATS and RabbitMQ, before anything is asked."""
+    ca_file = tmp_path / "ca.pem"
+    if text:
+        ca_file.write_text(text)
+    nats = scripts.run("check-nats", "tls://127.0.0.1:9", "--stream", "x", NATS_CA=str(ca_file))
+    rabbit = scripts.run("check-rabbitmq", "amqps://127.0.0.1:9/", "--queue", "x", RABBITMQ_CA=str(ca_file))
+    assert (nats.exit_code, nats.stderr.count("\n"), "NATS_CA" in nats.stderr) == (3, 1, True)
+    assert (rabbit.exit_code, rabbit.stderr.count("\n"), str(ca_file) in rabbit.stderr) == (3, 1, True)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1/", ""])
+@pytest.mark.parametrize("script", ["check-rabbitmq", "acknowledge-rabbitmq"])
+def test_what_is_no_url_of_rabbitmq_is_wrong_usage(scripts: Scripts, script: str, url: str) -> None:
+    """And says what was expected."""
+    ended = scripts.run(script, url, "--queue", "x", JETWATCH_REVISION="x")
+    assert (ended.exit_code, "expected amqp://" in ended.stderr) == (2, True)
+
+
 def _closed_port() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

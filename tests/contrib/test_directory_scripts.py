@@ -76,6 +76,12 @@ def test_what_is_not_there_yet_is_later(scripts: Scripts, tmp_path: Path) -> Non
     assert check(scripts, tmp_path / "empty", "--marker", "REVISION").exit_code == 75
 
 
+def test_a_file_in_place_of_the_directory_is_an_error(scripts: Scripts, source: Path, tmp_path: Path) -> None:
+    """It would be "later" for ever."""
+    for ended in (check(scripts, source / "pb.yml"), download(scripts, source / "pb.yml", tmp_path / "site")):
+        assert (ended.exit_code, "is a file: expected a directory" in ended.stderr) == (3, True)
+
+
 def test_devices_and_sockets_are_refused_by_name(scripts: Scripts, source: Path, tmp_path: Path) -> None:
     """And opening a pipe does not hang."""
     os.mkfifo(source / "pipe")
@@ -118,6 +124,7 @@ def test_a_marker_file_is_due_when_it_changed(scripts: Scripts, tmp_path: Path) 
     for bad in (tmp_path, Path("/dev/zero"), marker):
         ended = scripts.run("check-file", bad)
         assert (ended.exit_code, ended.stderr.count("\n")) == (3, 1)
+        assert str(bad) in ended.stderr
     marker.write_text("a\x1bb\n")
     assert scripts.run("check-file", marker, "--text").exit_code == 3
 

@@ -128,3 +128,5 @@ def test_errors_are_one_line(publisher: Publisher) -> None:
     assert "does not exist" in missing.stderr
     assert "look at the credentials" in denied.stderr
     assert publisher.check(MINIO_ENDPOINT="").exit_code == 2
+    nobody = publisher.check(MINIO_ACCESS_KEY="")
+    assert (nobody.exit_code, "set MINIO_ACCESS_KEY" in nobody.stderr) == (3, True)
