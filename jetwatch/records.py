@@ -337,6 +337,28 @@ class Suspension:
     until: Deadline | None = None
 
 
+class PlannedBy(StrEnum):
+    """What the time of the next check comes from."""
+
+    SPLAY = "splay"
+    INTERVAL = "interval"
+    SCHEDULE = "schedule"
+    GRID = "grid"  # phase: stable
+    BACKOFF = "backoff"  # after a check in error
+    SERVER = "server"  # which asked not to be asked before
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Less is free on the file system of `path` than is to stay free."""
+
+    path: str
+    free_bytes: int
+    free_inodes: int
+    reserve_bytes: int
+    reserve_inodes: int
+
+
 @dataclass(frozen=True, slots=True)
 class WindowWait:
     """A due answer waits for a window: when it opens, and when the run is to start (the splay later)."""
@@ -351,7 +373,7 @@ class WatchState:
 
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
     of one revision that ended other than ok. `due` is an answer that waits for its turn (`waiting_for` says for what;
-    `window`: the window among it).
+    `window` and `shortage`: until when, and how much room is missing). `planned_by` is where `next_check` comes from.
     `last_fire_us` is up to when the firings of the schedule `fires_by` are dealt with. `look` is the last look at the
     watch's content. Counted since the journal began: `requests` to content sources, `fetched_bytes` that came from
     them, `ended` runs by outcome; `failures_in_a_row` since the last run that ended ok, the first of them at
@@ -368,6 +390,7 @@ class WatchState:
     last_reason: str | None = None
     last_revision: str = ""
     next_check: Deadline | None = None
+    planned_by: PlannedBy | None = None
     fires_by: str | None = None
     last_fire_us: int | None = None
     check_errors: int = 0
@@ -378,6 +401,7 @@ class WatchState:
     due: Trigger | None = None
     waiting_for: tuple[str, ...] = ()
     window: WindowWait | None = None
+    shortage: Shortage | None = None
     trigger: Trigger | None = None
     look: Look | None = None
     requests: int = 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jetwatch.cli.people import Times
 from jetwatch.cli.standing import WatchStanding, suspension_in_force
 from jetwatch.engine.admission import SPLAY, WINDOW, is_held
-from jetwatch.records import OutboxEntry, WatchState
-from jetwatch.telemetry.plain import cut
+from jetwatch.records import Deadline, OutboxEntry, PlannedBy, Run, Shortage, WatchState
+from jetwatch.telemetry.plain import cut, size
 
 REVISION_WIDTH = 12
 
@@ -32,11 +32,12 @@ _QUARANTINE: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A stable word, the sentence for a person, and the style it is shown in."""
+    """A stable word, the sentence for a person, the style it is shown in, and when it ends (None: nobody knows)."""
 
     code: str
     sentence: str
     style: str = "yellow"
+    until: Deadline | None = None
 
 
 def obstacles(watch: WatchStanding, times: Times) -> list[Obstacle]:
@@ -46,12 +47,13 @@ def obstacles(watch: WatchStanding, times: Times) -> list[Obstacle]:
     if not watch.configured:
         found.append(Obstacle("removed", "not in the configuration any more: what is open is finished"))
     if suspension_in_force(watch, times.now):
-        found.append(Obstacle("suspended", _suspended(state, times)))
+        until = state.suspended.until if state.suspended is not None else None
+        found.append(Obstacle("suspended", _suspended(state, times), until=until))
     if state.quarantined_revision is not None:
         found.append(Obstacle("quarantined", _quarantined(state), "red"))
     if is_held(state, times.now) and state.held_until is not None:
         sentence = f"held until {times.coming(state.held_until)}: {state.lost_in_a_row} lost runs in a row"
-        found.append(Obstacle("held", sentence, "red"))
+        found.append(Obstacle("held", sentence, "red", state.held_until))
     if watch.blocked is not None:
         found.append(Obstacle("blocked", f"blocked: {watch.blocked} cannot be killed", "red"))
     return found
@@ -66,7 +68,8 @@ def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
     state = watch.state
     if state.retry_at is not None:
         attempt = state.retry.attempt if state.retry is not None else state.attempt + 1
-        yield Obstacle("retry", f"backoff: attempt {attempt} waits until {times.coming(state.retry_at)}")
+        sentence = f"backoff: attempt {attempt} waits until {times.coming(state.retry_at)}"
+        yield Obstacle("retry", sentence, until=state.retry_at)
     if state.due is not None:
         reasons = " and ".join(_reason(code, state, times) for code in state.waiting_for) or "its turn"
         yield Obstacle("due", f"due since {times.moment(state.due.at)}; it waits for {reasons}")
@@ -77,6 +80,62 @@ def _waiting(watch: WatchStanding, times: Times) -> Iterator[Obstacle]:
         yield Obstacle("hooks", _hooks(watch.hooks, times))
     if state.hooks_abandoned:
         yield Obstacle("hooks_abandoned", f"{_count(state.hooks_abandoned, 'hook')} given up so far", "red")
+
+
+def in_the_way_of_due(watch: WatchStanding, open_runs: Sequence[Run], times: Times) -> list[Obstacle]:
+    """What a run that is due waits for, each by itself, but for what `obstacles` says already."""
+    state = watch.state
+    if state.due is None:
+        return []
+    said = {each.code for each in obstacles(watch, times)} | {"run_open"}
+    return [_in_full(code, state, open_runs, times) for code in state.waiting_for if code not in said]
+
+
+def _in_full(code: str, state: WatchState, open_runs: Sequence[Run], times: Times) -> Obstacle:
+    kind, _, name = code.partition(":")
+    holders = [run for run in open_runs if kind != "exclusive" or run.exclusive == name]
+    goes_on = ", ".join(f"{run.id[:8]} of {run.watch} for {times.since(run.opened)}" for run in holders)
+    if kind == "exclusive":
+        return Obstacle(code, f"exclusive: `{name}` is held by run {goes_on or 'of another watch'}", "cyan")
+    if kind == "max_runs":
+        return Obstacle(code, f"max_runs: no more than {len(holders) or 'these'} at a time: {goes_on}", "cyan")
+    if kind == "disk_low" and state.shortage is not None:
+        return Obstacle(code, _short(state.shortage), "red")
+    if kind in (WINDOW, SPLAY) and state.window is not None:
+        start = f"the run starts {times.coming(state.window.start)}"
+        sentence = (
+            f"window: it opens {times.coming(state.window.opens)}; {start}"
+            if kind == WINDOW
+            else (f"window: it is open; {start}, to spread the load (splay)")
+        )
+        return Obstacle(code, sentence, until=state.window.start)
+    return Obstacle(code, f"it waits for {_reason(code, state, times)}")
+
+
+def _short(shortage: Shortage) -> str:
+    free = f"{size(shortage.free_bytes)} and {shortage.free_inodes} inodes are free on {shortage.path}"
+    return f"disk_reserve: {free}, {size(shortage.reserve_bytes)} and {shortage.reserve_inodes} are to stay free"
+
+
+_PLANNED: Mapping[PlannedBy, str] = {
+    PlannedBy.SPLAY: "splay: the check comes",
+    PlannedBy.INTERVAL: "check_interval: the next check comes",
+    PlannedBy.SCHEDULE: "schedule: the next firing, its splay included, comes",
+    PlannedBy.GRID: "phase: stable: this machine's next turn comes",
+    PlannedBy.BACKOFF: "backoff: after an error the next check comes",
+    PlannedBy.SERVER: "the server asked to be left alone: the next look comes",
+}
+
+
+def time_of_check(watch: WatchStanding, times: Times, *, alone: bool) -> Obstacle | None:
+    """What the next check waits for. None: no check is planned. `alone`: nothing else stands in the way."""
+    state = watch.state
+    if state.next_check is None or state.planned_by is None:
+        return None
+    sentence = f"{_PLANNED[state.planned_by]} {times.coming(state.next_check)}"
+    style = "yellow" if state.planned_by in (PlannedBy.BACKOFF, PlannedBy.SERVER) else "dim"
+    hint = f" (jetp trigger {watch.name} checks now)" if alone else ""
+    return Obstacle(state.planned_by, sentence + hint, style, state.next_check)
 
 
 def _reason(code: str, state: WatchState, times: Times) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, obstacles, waiting
+from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, in_the_way_of_due, obstacles, time_of_check, waiting
 from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, comes_at_us, iso
 from jetwatch.cli.standing import Standing, WatchStanding, how_it_ended, present_step
-from jetwatch.records import CheckResult, WatchState
+from jetwatch.records import CheckResult, Trigger, WatchState
 from jetwatch.telemetry.plain import cut
 
 _ANSWERS = {
@@ -21,6 +21,10 @@ _ANSWERS = {
 
 def draw(standing: Standing, watches: list[WatchStanding], screen: Screen, times: Times) -> None:
     """Print it for people."""
+    troubles = of_the_agent(standing)
+    if troubles:
+        screen.pairs([("agent" if number == 0 else "", row) for number, row in enumerate(_agent_rows(troubles))])
+        screen.line()
     if not watches:
         screen.line("There is no watch yet.")
     for number, watch in enumerate(watches):
@@ -30,14 +34,21 @@ def draw(standing: Standing, watches: list[WatchStanding], screen: Screen, times
         screen.pairs([(f"  {name}", cell) for name, cell in _rows(standing, watch, times)])
 
 
+def _agent_rows(troubles: list[Obstacle]) -> list[Cell]:
+    """One row per line of each: a rejected configuration has one per problem."""
+    return [(line, each.style) for each in troubles for line in each.sentence.splitlines()]
+
+
 def _rows(standing: Standing, watch: WatchStanding, times: Times) -> list[tuple[str, Cell]]:
     rows: list[tuple[str, Cell]] = [("last check", _last_check(watch, times))]
     if watch.newest is not None:
         rows.append(("last run", _last_run(watch, times)))
+    if watch.state.due is not None:
+        rows.append(("due", _due(watch.state.due, times)))
     rows.append(("next", next_decision(standing, watch, times)))
-    found = in_the_way(standing, watch, times)
+    found = of_the_watch(standing, watch, times)
     rows += [("in the way" if number == 0 else "", (each.sentence, each.style)) for number, each in enumerate(found)]
-    if not found:
+    if not found and standing.running:
         rows.append(("in the way", ("nothing", "green")))
     return rows
 
@@ -52,6 +63,13 @@ def _last_check(watch: WatchStanding, times: Times) -> str:
     has_answer = state.last_result in (CheckResult.DUE, CheckResult.NOT_DUE, CheckResult.LATER)
     revision = f", revision {cut(state.last_revision, REVISION_WIDTH)}" if state.last_revision and has_answer else ""
     return f"{times.moment(state.last_check)}: {said}{reason}{streak}{revision}"
+
+
+def _due(due: Trigger, times: Times) -> str:
+    revision = f", revision {cut(due.revision, REVISION_WIDTH)}" if due.revision else ""
+    attempt = f", attempt {due.attempt}" if due.attempt > 1 else ""
+    by = f" by {due.by}" if due.by else ""
+    return f"since {times.moment(due.at)}: {due.kind}{by}{revision}{attempt}"
 
 
 def _last_run(watch: WatchStanding, times: Times) -> Cell:
@@ -71,38 +89,54 @@ def failures(state: WatchState, times: Times) -> str:
 
 
 def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str:
-    """What happens next if nobody does anything."""
+    """What happens next if nobody does anything, in the order of time."""
     if not standing.running:
         return "nothing, until an agent runs: jetp watch --watch-config PATH"
+    state = watch.state
     parts = []
     if watch.open_run is not None:
         run = watch.open_run
         ending = ", it is being cancelled" if run.cancel is not None else ""
         step = present_step(run) or "its end"
         parts.append(f"run {run.id[:8]} goes on with {step}, {times.since(run.opened)} so far{ending}")
-    elif watch.state.due is not None and watch.state.window is not None:
-        parts.append(f"a run {times.coming(watch.state.window.start)}, in its window")
-    elif watch.state.due is not None:
+    elif state.due is not None and state.window is None:
         parts.append("a run, as soon as nothing is in the way")
-    if watch.state.retry_at is not None:
-        parts.append(f"a retry {times.coming(watch.state.retry_at)}")
-    if watch.state.next_check is not None:
-        parts.append(f"a check {times.coming(watch.state.next_check)}")
-    return "; then ".join(parts) or "nothing is planned"
+    planned = {
+        "a run": state.window.start if state.window is not None else None,
+        "a retry": state.retry_at,
+        "a check": state.next_check,
+    }
+    coming = sorted(
+        (at.remaining_us(times.now), f"{what} {times.coming(at)}") for what, at in planned.items() if at is not None
+    )
+    return "; then ".join([*parts, *(sentence for _, sentence in coming)]) or "nothing is planned"
 
 
 def in_the_way(standing: Standing, watch: WatchStanding, times: Times) -> list[Obstacle]:
     """Whatever stands in the way, the agent's troubles first."""
+    return of_the_agent(standing) + of_the_watch(standing, watch, times)
+
+
+def of_the_agent(standing: Standing) -> list[Obstacle]:
+    """What stands in the way of every watch."""
     found = []
     if not standing.running:
         found.append(Obstacle("agent_not_running", f"no agent is running on {standing.root}", "red"))
     if standing.config_rejected:
-        sentence = f"the newest configuration was rejected, the one before it is in force: {standing.config_rejected}"
+        sentence = f"the newest configuration was rejected, the one before it is in force:\n{standing.config_rejected}"
         found.append(Obstacle("config_rejected", sentence, "red"))
-    found += obstacles(watch, times)
+    return found
+
+
+def of_the_watch(standing: Standing, watch: WatchStanding, times: Times) -> list[Obstacle]:
+    """What stands in the way of this one: what stops it, what its run waits for, what else waits, its next time."""
+    found = obstacles(watch, times)
     if watch.open_run is not None:
         found.append(Obstacle("run_open", f"run {watch.open_run.id[:8]} is open: one run at a time", "cyan"))
-    return found + waiting(watch, times)
+    found += in_the_way_of_due(watch, [each.open_run for each in standing.watches if each.open_run], times)
+    found += [each for each in waiting(watch, times) if each.code != "due"]
+    check = time_of_check(watch, times, alone=not found) if standing.running else None
+    return [*found, check] if check is not None else found
 
 
 def as_data(standing: Standing, watches: list[WatchStanding], times: Times) -> list[dict[str, Any]]:
@@ -126,5 +160,14 @@ def _watch_data(standing: Standing, watch: WatchStanding, times: Times) -> dict[
         "next": next_decision(standing, watch, times),
         "next_check": iso(at_us) if at_us is not None else None,
         "waiting_for": list(state.waiting_for),
-        "in_the_way": [{"code": each.code, "sentence": each.sentence} for each in in_the_way(standing, watch, times)],
+        "due_since": iso(state.due.at.wall_us) if state.due is not None else None,
+        "failures_in_a_row": state.failures_in_a_row,
+        "in_the_way": [
+            {
+                "code": each.code,
+                "sentence": each.sentence,
+                "until": iso(comes_at_us(each.until, times.now)) if each.until is not None else None,
+            }
+            for each in in_the_way(standing, watch, times)
+        ],
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jetwatch.config.model import DiskReserve, Window
 from jetwatch.engine.verbs import is_suspended
 from jetwatch.engine.windows import open_at
-from jetwatch.records import Run, Stamp, Trigger, WatchState
+from jetwatch.records import Run, Shortage, Stamp, Trigger, WatchState
 
 WINDOW = "window"
 SPLAY = "splay"
@@ -26,6 +26,10 @@ class Space:
         """Whether less than the reserve is left. A file system that does not count inodes has enough of them."""
         too_few_inodes = 0 <= self.free_inodes < reserve.free_inodes
         return self.free_bytes < reserve.free_bytes or too_few_inodes
+
+    def shortage(self, reserve: DiskReserve) -> Shortage:
+        """What is there beside what is wanted."""
+        return Shortage(self.path, self.free_bytes, self.free_inodes, reserve.free_bytes, reserve.free_inodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,11 @@ def obstacles(
     if low is not None:
         found.append("disk_low")
     return tuple(found)
+
+
+def without_due(state: WatchState) -> WatchState:
+    """The watch with no answer kept: its run is open, or nothing is to be done any more."""
+    return replace(state, due=None, waiting_for=(), window=None, shortage=None)
 
 
 def waits_for_window(state: WatchState) -> bool:

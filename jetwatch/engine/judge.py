@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
 from jetwatch.engine import schedule
+from jetwatch.engine.admission import without_due
 from jetwatch.engine.outcome import Answer, after_answer, error_backoff, next_attempt, read_check
 from jetwatch.engine.question import Question, Told
 from jetwatch.engine.schedule import Uniform
@@ -17,6 +18,7 @@ from jetwatch.records import (
     CommandResult,
     Deadline,
     Ending,
+    PlannedBy,
     Stamp,
     Trigger,
     TriggerKind,
@@ -59,7 +61,7 @@ def judge(
         due, answer = None, replace(answer, result=CheckResult.SKIPPED, reason="quarantined")
         state = replace(state, last_result=answer.result, last_reason=answer.reason)
         if question.known is not None:
-            state = replace(state, due=None, waiting_for=())
+            state = without_due(state)
     state, events = _plan_next(settings, state, question, answer, following=following, now=now, uniform=uniform)
     if due is not None:
         # A check that is due takes the place of a retry, and of an answer that was still waiting.
@@ -103,7 +105,9 @@ def _plan_next(
     if answer.wait_s is not None:
         backoff = Deadline.after(now, max(following.remaining_us(now), round(answer.wait_s * 1e6)))
     fired_us = schedule.fired_us(question.planned or question.asked, question.asked)
-    state = replace(state, next_check=backoff or following, last_fire_us=fired_us)
+    by = PlannedBy.SERVER if answer.wait_s is not None else PlannedBy.BACKOFF
+    by = by if backoff is not None else schedule.planned_by(settings)
+    state = replace(state, next_check=backoff or following, planned_by=by, last_fire_us=fired_us)
     if question.known is not None and state.window is not None:
         # The content could not be told: the run waits on, and looks again when a check would.
         state = replace(state, window=replace(state.window, start=state.next_check or following))
@@ -150,7 +154,7 @@ def _taken_up(state: WatchState, known: Trigger, answer: Answer) -> tuple[WatchS
     Something that is due starts as what it is now; nothing to do ends the wait; what could not be told goes on with it.
     """
     if answer.result is CheckResult.NOT_DUE:
-        return replace(state, due=None, waiting_for=(), window=None), None
+        return without_due(state), None
     if answer.result is not CheckResult.DUE:
         return state, None
     values = {**known.values, **answer.values}

@@ -21,12 +21,13 @@ from jetwatch.engine.admission import (
     is_held,
     obstacles,
     waits_for_window,
+    without_due,
 )
 from jetwatch.engine.decide import Close
 from jetwatch.engine.delivery import Delivery
 from jetwatch.engine.fold import Fold
 from jetwatch.engine.judge import in_words, judge
-from jetwatch.engine.opening import NOT_OF_A_RUN, close, deferred, owed_hook, plan_run, started
+from jetwatch.engine.opening import NOT_OF_A_RUN, close, deferred, disk_low, owed_hook, plan_run, started
 from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
@@ -34,7 +35,7 @@ from jetwatch.engine.timetable import Timetable
 from jetwatch.engine.variables import Streak, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import Walk
-from jetwatch.events import Blocked, CheckFinished, DiskLow, Event, Resumed, SplayStarted
+from jetwatch.events import Blocked, CheckFinished, Event, Resumed, SplayStarted
 from jetwatch.records import (
     CheckResult,
     CommandResult,
@@ -42,6 +43,7 @@ from jetwatch.records import (
     OutboxEntry,
     Outcome,
     Run,
+    Shortage,
     Stamp,
     Trigger,
     TriggerKind,
@@ -174,15 +176,14 @@ class Lane:
     def check_within_splay(self) -> None:
         """USR1: check now, within the splay."""
         if self.settings is not None:
-            self.state = replace(self.state, next_check=self._timetable.within_splay(self.settings))
+            self.state = self._timetable.soon(self.settings, self.state)
 
     def configure(self, settings: WatchSettings | None) -> None:
         """A new configuration of this watch is in force (None: there is none). An open run is not touched."""
         self.asking.drop()
         self.settings = settings
         if settings is None:
-            self.state = replace(self.state, next_check=None, due=None, waiting_for=(), window=None)
-            self.state = replace(self.state, retry=None, retry_at=None)
+            self.state = without_due(replace(self.state, next_check=None, retry=None, retry_at=None))
             self._runtime.commit(watches=(self.state,))
             self._report(f"{self.name} is no longer configured", False)
         self.plan_first()
@@ -200,7 +201,7 @@ class Lane:
         was_in_error = self.state.check_errors > 0
         state, events = verbs.clear(self.state, by=by)
         if was_in_error and self.settings is not None:
-            state = replace(state, next_check=self._timetable.within_splay(self.settings))
+            state = self._timetable.soon(self.settings, state)
         self.put_state(state, *events)
 
     def put_state(self, state: WatchState, *events: Event) -> None:
@@ -281,6 +282,7 @@ class Lane:
             last_result=CheckResult.SKIPPED,
             last_reason=skip,
             next_check=self._timetable.following(settings, planned, now),
+            planned_by=schedule.planned_by(settings),
             last_fire_us=schedule.fired_us(planned, now),
         )
         event = CheckFinished(
@@ -338,7 +340,7 @@ class Lane:
             self._answered(self.settings, question, told, following, now)
             return
         if question.planned is not None:
-            self.state = replace(self.state, next_check=following)
+            self.state = replace(self.state, next_check=following, planned_by=schedule.planned_by(self.settings))
         self._open_or_wait(self.settings, question.known, now)
 
     def _answered(
@@ -401,7 +403,7 @@ class Lane:
         elif not found:
             self._open(settings, trigger, now)
         elif "quarantined" in found:
-            self.put_state(replace(self.state, due=None, waiting_for=(), window=None))
+            self.put_state(without_due(self.state))
             self._report(f"{self.name}: revision {trigger.revision} is quarantined; jetp clear {self.name}", False)
         elif self.state.due != trigger or self.state.waiting_for != found or self._misses_window(found, now):
             self._wait_for(settings, trigger, found, now)
@@ -413,28 +415,21 @@ class Lane:
 
     def _wait_for(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...], now: Stamp) -> None:
         news = "disk_low" in found and "disk_low" not in self.state.waiting_for
-        state = replace(self.state, due=trigger, waiting_for=found)
+        state = replace(self.state, due=trigger, waiting_for=found, shortage=self._shortage(settings, found))
         events: tuple[Event, ...] = ()
         if self._misses_window(found, now):
             state = self._timetable.wait_for_window(settings, state)
             events = deferred(state, before=self.state.window)
         self.put_state(state, *events)
-        if self._low is not None and news:
-            reserve = settings.disk_reserve
-            self._runtime.tell(
-                DiskLow(
-                    watch=self.name,
-                    path=self._low.path,
-                    free_bytes=self._low.free_bytes,
-                    free_inodes=self._low.free_inodes,
-                    reserve_bytes=reserve.free_bytes,
-                    reserve_inodes=reserve.free_inodes,
-                )
-            )
+        if state.shortage is not None and news:
+            self._runtime.tell(disk_low(state.watch, state.shortage))
         if "disk_low" in found:
             self._house.answered(CheckResult.LATER)
         if trigger.kind is TriggerKind.MANUAL and not all(is_a_matter_of_turn(word) for word in found):
             self._report(f"{self.name}: due, and kept, but no run starts now ({', '.join(found)}); jetp why", False)
+
+    def _shortage(self, settings: WatchSettings, found: tuple[str, ...]) -> Shortage | None:
+        return self._low.shortage(settings.disk_reserve) if self._low is not None and "disk_low" in found else None
 
     def _open(self, settings: WatchSettings, trigger: Trigger, now: Stamp) -> None:
         """Record the run, then let it begin."""
@@ -450,7 +445,7 @@ class Lane:
             secret_files=self._runtime.commands.keep_secrets(run_id, secrets),
             now=now,
         )
-        state = replace(self.state, due=None, waiting_for=(), window=None, retry=None, retry_at=None)
+        state = without_due(replace(self.state, retry=None, retry_at=None))
         streak = Streak(state.failures_in_a_row, state.failing_since)
         owed = (self._owed(run, "on_start", state, now, streak),) if "on_start" in run.hooks else ()
         stored = self._runtime.commit(started(run), runs=(run,), watches=(state,), hooks=owed)

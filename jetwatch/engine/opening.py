@@ -9,8 +9,8 @@ from jetwatch.config.model import WatchSettings
 from jetwatch.engine.decide import Close
 from jetwatch.engine.variables import Host, Streak, owed_with
 from jetwatch.engine.verbs import rfc3339
-from jetwatch.events import RunDeferred, RunFinished, RunStarted
-from jetwatch.records import Command, OutboxEntry, Run, Stamp, Step, Trigger, WatchState, WindowWait
+from jetwatch.events import DiskLow, RunDeferred, RunFinished, RunStarted
+from jetwatch.records import Command, OutboxEntry, Run, Shortage, Stamp, Step, Trigger, WatchState, WindowWait
 
 NOT_OF_A_RUN = ("check", "on_error")
 """The commands of a watch that belong to no run."""
@@ -72,6 +72,18 @@ def deferred(state: WatchState, *, before: WindowWait | None) -> tuple[RunDeferr
         revision=due.revision or None,
     )
     return (event,)
+
+
+def disk_low(watch: str, shortage: Shortage) -> DiskLow:
+    """What there is to tell of a disk that is too full."""
+    return DiskLow(
+        watch=watch,
+        path=shortage.path,
+        free_bytes=shortage.free_bytes,
+        free_inodes=shortage.free_inodes,
+        reserve_bytes=shortage.reserve_bytes,
+        reserve_inodes=shortage.reserve_inodes,
+    )
 
 
 def started(run: Run) -> RunStarted:

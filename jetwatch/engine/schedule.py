@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 
 from jetwatch.config.model import DAY_S, Phase, Retry, WatchSettings
-from jetwatch.records import Deadline, Stamp
+from jetwatch.records import Deadline, PlannedBy, Stamp
 
 Uniform = Callable[[float], float]
 """A random number of seconds in [0, limit_s)."""
@@ -106,6 +106,13 @@ def replanned(
 def within_splay(watch: WatchSettings, now: Stamp, uniform: Uniform) -> Deadline:
     """A uniform time within the watch's splay from now: at start-up, on USR1, when a window opens."""
     return Deadline.after(now, _us(uniform(watch.splay_s)))
+
+
+def planned_by(watch: WatchSettings) -> PlannedBy:
+    """What the regular times of a watch come from."""
+    if watch.schedule is not None:
+        return PlannedBy.SCHEDULE
+    return PlannedBy.GRID if watch.phase is Phase.STABLE else PlannedBy.INTERVAL
 
 
 def stable_offset_s(state_id: str, machine_id: str, watch_name: str, span_s: float) -> float:

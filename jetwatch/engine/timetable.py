@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from jetwatch.clock import Clock
 from jetwatch.config.model import Phase, WatchSettings
 from jetwatch.engine import schedule, windows
-from jetwatch.records import Deadline, Stamp, WatchState
+from jetwatch.records import Deadline, PlannedBy, Stamp, WatchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,18 @@ class Timetable:
             # Firings before a schedule was first seen are nobody's, and are not made up.
             state = replace(state, fires_by=_fires_by(settings), last_fire_us=now.wall_us)
         if self.once and (settings.schedule is not None or settings.phase is Phase.STABLE):
-            planned = Deadline.after(now, 0) if self.no_splay else self.within_splay(settings)
-        else:
-            planned = schedule.first_check(
-                settings,
-                now,
-                self.clock.uniform,
-                offset_s=self._offset_s(settings),
-                no_splay=self.no_splay,
-                last_fire_us=state.last_fire_us,
-            )
-        return replace(state, next_check=planned)
+            return self.soon(settings, state)
+        planned = schedule.first_check(
+            settings,
+            now,
+            self.clock.uniform,
+            offset_s=self._offset_s(settings),
+            no_splay=self.no_splay,
+            last_fire_us=state.last_fire_us,
+        )
+        regular = schedule.planned_by(settings)
+        by = PlannedBy.SPLAY if regular is PlannedBy.INTERVAL else regular
+        return replace(state, next_check=planned, planned_by=by)
 
     def splay_wait_s(self, settings: WatchSettings, state: WatchState) -> float | None:
         """The wait that the splay has put before the first check; None: there is none."""
@@ -82,9 +83,11 @@ class Timetable:
             no_splay=self.no_splay,
         )
 
-    def within_splay(self, settings: WatchSettings) -> Deadline:
-        """A uniform time within the splay from now."""
-        return schedule.within_splay(settings, self.clock.now(), self.clock.uniform)
+    def soon(self, settings: WatchSettings, state: WatchState) -> WatchState:
+        """The state with its check planned for a uniform time within the splay from now."""
+        now = self.clock.now()
+        planned = Deadline.after(now, 0) if self.no_splay else schedule.within_splay(settings, now, self.clock.uniform)
+        return replace(state, next_check=planned, planned_by=PlannedBy.SPLAY)
 
     def wait_for_window(self, settings: WatchSettings, state: WatchState) -> WatchState:
         """The state with the start planned of an answer that waits for a window."""

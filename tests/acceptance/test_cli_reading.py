@@ -42,7 +42,9 @@ from jetwatch.records import (
     HookState,
     OutboxEntry,
     Outcome,
+    PlannedBy,
     Run,
+    Shortage,
     Stamp,
     Step,
     StepState,
@@ -50,6 +52,7 @@ from jetwatch.records import (
     Trigger,
     TriggerKind,
     WatchState,
+    WindowWait,
 )
 from jetwatch.statedir import StateDir, prepare, take_lock
 
@@ -524,6 +527,104 @@ def test_why_says_what_comes_next_and_what_stands_in_the_way(history: House) -> 
     assert isinstance(data, list)
     assert [each["watch"] for each in data] == ["db", "web"]
     assert [each["code"] for each in data[0]["in_the_way"]] == ["run_open"]
+
+
+def everything_in_the_way(house: House) -> None:
+    """One watch with every obstacle, beside another whose run holds the lock."""
+    web = WatchState(
+        "web",
+        last_check=house.ago(3600),
+        last_result=CheckResult.DUE,
+        next_check=house.ahead(40),
+        planned_by=PlannedBy.INTERVAL,
+        suspended=Suspension("ann", "database move", house.ago(60), house.ahead(3600)),
+        quarantined_revision="3fa9c1d2e8f0a1b2c3d4",
+        quarantine_reason="max_attempts",
+        held_until=house.ahead(3000),
+        lost_in_a_row=3,
+        failures_in_a_row=4,
+        failing_since=house.ago(7000),
+        retry_at=house.ahead(20),
+        retry=Trigger(TriggerKind.RETRY, house.now, attempt=3),
+        due=Trigger(TriggerKind.CHECK, house.ago(3600), revision="9e107d9d372bb6826bd81d3542a419d6", attempt=2),
+        waiting_for=("suspended", "held", "window", "blocked", "exclusive:apt", "max_runs", "disk_low"),
+        window=WindowWait(house.ahead(7200), house.ahead(7500)),
+        shortage=Shortage("/var", 12 << 20, 900, 64 << 20, 1000),
+    )
+    still = replace(house.journal.run(OPEN_ID), exclusive="apt")
+    rejected = "/etc/jetwatch/watch.yml:3: splai: no such key\n/etc/jetwatch/watch.yml:9: foo: no such key"
+    agent = house.agent("web", "db", config_rejected=rejected, blocked={"web": "check: pid 7 in state D"})
+    house.commit(watches=(web,), runs=(still,), agent=agent)
+
+
+def test_why_names_all_that_stands_in_the_way(history: House) -> None:
+    """Each by itself, with whom, what and until when; the agent's own troubles once, above all watches."""
+    everything_in_the_way(history)
+    said = " ".join(history.text("why").split())
+    for sentence in (
+        "agent the newest configuration was rejected, the one before it is in force:",
+        "/etc/jetwatch/watch.yml:3: splai: no such key /etc/jetwatch/watch.yml:9: foo: no such key db",
+        "22222222 failed (play, exit 4), revision 3fa9c1d2e8f…. 4 failures in a row since 2",
+        "check, revision 9e107d9d372…, attempt 2",
+        "suspended by ann until 2",
+        "revision 3fa9c1d2e8f… is quarantined: its attempts are used up",
+        "3 lost runs in a row",
+        "blocked: check: pid 7 in state D cannot be killed",
+        "window: it opens 2",
+        "exclusive: `apt` is held by run 33333333 of db for 4",
+        "max_runs: no more than 1 at a time: 33333333 of db for 4",
+        "disk_reserve: 12 MiB and 900 inodes are free on /var, 64 MiB and 1000 are to stay free",
+        "backoff: attempt 3 waits until 2",
+        "check_interval: the next check comes 2",
+    ):
+        assert sentence in said, sentence
+    assert said.count("was rejected") == 1
+    (web,) = [each for each in history.data("why") if each["watch"] == "web"]  # type: ignore[attr-defined]
+    assert [each["code"] for each in web["in_the_way"]] == [
+        *("config_rejected", "suspended", "quarantined", "held", "blocked"),
+        *("window", "exclusive:apt", "max_runs", "disk_low", "retry", "interval"),
+    ]
+    assert {each["code"] for each in web["in_the_way"] if each["until"] is None} == {
+        *("config_rejected", "quarantined", "blocked", "exclusive:apt", "max_runs", "disk_low")
+    }
+
+
+def test_why_puts_what_comes_in_the_order_of_time(history: House) -> None:
+    """The retry in 20 s, the check in 40 s, the run when its window is open."""
+    everything_in_the_way(history)
+    assert re.search(r"next +a retry .*; then a check .*; then a run ", history.text("why", "web"))
+
+
+def test_why_fits_eighty_columns_of_a_terminal(history: House) -> None:
+    """Sentences are folded under their own column, none is cut."""
+    everything_in_the_way(history)
+    shown = ANSI.sub("", on_terminal(["why", "--state-dir", history.layout.root]))
+    lines = shown.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "…" not in shown.replace("3fa9c1d2e8f…", "").replace("9e107d9d372…", "")
+    assert "\\n" not in shown
+    assert [line for line in lines if line.startswith(("db", "web"))] == ["db", "web"]
+
+
+@pytest.mark.parametrize(
+    ("planned_by", "sentence"),
+    [
+        (PlannedBy.SPLAY, "splay: the check comes"),
+        (PlannedBy.INTERVAL, "check_interval: the next check comes"),
+        (PlannedBy.SCHEDULE, "schedule: the next firing"),
+        (PlannedBy.GRID, "phase: stable: this machine's next turn"),
+        (PlannedBy.BACKOFF, "backoff: after an error"),
+        (PlannedBy.SERVER, "the server asked"),
+    ],
+)
+def test_why_says_what_the_next_check_waits_for(house: House, planned_by: PlannedBy, sentence: str) -> None:
+    """And, where nothing else is in the way, how to check at once."""
+    state = WatchState("web", next_check=house.ahead(40), planned_by=planned_by)
+    house.commit(watches=(state,), agent=house.agent("web"))
+    house.live()
+    said = house.text("why")
+    assert sentence in said
+    assert "(jetp trigger web checks now)" in said
 
 
 def test_why_without_an_agent_says_so(history: House) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_in_time import START_WALL_US, EngineInTime, MovedClock, moved
+from engine_in_time import START_WALL_US, EngineInTime, MovedClock, moved, until
 
 from jetwatch.records import (
     CheckResult,
     Command,
+    Deadline,
     Outcome,
+    PlannedBy,
     Run,
     Stamp,
     Step,
@@ -382,3 +384,55 @@ def test_one_incident_is_told_once_with_its_end_whatever_restarts_between(
         "on_recover 3 ok",
         "on_done 3 ok",
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "first", "then"),
+    [
+        ("check_command: 'false'\nsplay: 60\n", PlannedBy.SPLAY, PlannedBy.INTERVAL),
+        ("check_command: sh -c 'exit 2'\nsplay: 60\nretry: on\n", PlannedBy.SPLAY, PlannedBy.BACKOFF),
+        ("check_command: 'false'\nschedule: '14 14 * * *'\ntimezone: UTC\n", PlannedBy.SCHEDULE, PlannedBy.SCHEDULE),
+        ("check_command: 'false'\nphase: stable\nsplay: 20\n", PlannedBy.GRID, PlannedBy.GRID),
+    ],
+)
+def test_where_the_time_of_the_next_check_comes_from_is_kept(
+    make: Make, clock: MovedClock, config: str, first: PlannedBy, then: PlannedBy
+) -> None:
+    """For `jetp why`: the splay of a start, the interval, a schedule, the stable grid, the backoff of an error."""
+    with make(config + "jet_command: 'true'\n") as engine:
+        engine.settle()
+        until(lambda: engine.state().planned_by is first, "nothing was planned")
+        clock.pass_s(200)
+        engine.wait_for(1, "check_finished")
+        assert engine.state().planned_by is then
+
+
+def test_a_hold_that_is_over_does_not_keep_the_engine_awake(make: Make, clock: MovedClock, tmp_path: Path) -> None:
+    """A due answer that still waits for a lock after its hold has passed waits without turning round and round."""
+    gate = tmp_path / "gate"
+    config = (
+        "defaults: {check_interval: 7d, exclusive: packages}\nwatches:\n"
+        f"  red: {{check_command: 'true', jet_command: {{shell: 'until [ -e {gate} ]; do sleep 0.02; done'}}}}\n"
+        "  blue: {check_command: 'false', jet_command: 'true'}\n"
+    )
+    due = Trigger(TriggerKind.CHECK, clock.now())
+    passed = Deadline.after(clock.now(), 0)
+    turns: list[None] = []
+    with make(config) as engine:
+        engine.wait_for(1, "run_started", watch="red")
+        engine.wait_for(1, "check_finished", watch="blue")
+
+        def become_due() -> None:
+            lane = engine.engine._lanes["blue"]
+            advance = lane.advance
+            lane.advance = lambda: (turns.append(None), advance())[1]  # type: ignore[method-assign]
+            lane.put_state(replace(lane.state, due=due, held_until=passed))
+            engine.engine.changed(lane)
+
+        engine.runtime.post(become_due)
+        for _ in range(50):
+            engine.settle()
+        assert engine.state("blue").waiting_for == ("exclusive:packages",)
+        assert len(turns) < 10
+        gate.touch()
+        engine.wait_for(1, "run_finished", watch="blue", outcome="ok")
