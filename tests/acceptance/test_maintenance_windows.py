@@ -48,8 +48,10 @@ def test_a_due_answer_outside_is_kept_and_said(site: Site) -> None:
     assert standing["waiting_for"] == ["window"]
     assert datetime.fromisoformat(standing["window_opens"]) == opens
     (why,) = site.data("why")
-    assert "due" in [each["code"] for each in why["in_the_way"]]
-    assert "it waits for its window to open" in " ".join(site.jetp("why").stdout.split())
+    (window,) = [each for each in why["in_the_way"] if each["code"] == "window"]
+    assert datetime.fromisoformat(window["until"]) == opens
+    assert window["sentence"].startswith("window: it opens")
+    assert "due since" in " ".join(site.jetp("why").stdout.split())
     assert agent.stop() == 0
     assert agent.told("run_started") == []
     assert len(agent.told("run_deferred")) == 1
