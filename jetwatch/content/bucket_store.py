@@ -73,7 +73,14 @@ def needs_boto3(content: Content, env: Mapping[str, str]) -> bool:
         return True
     if "AWS_ACCESS_KEY_ID" in env or any(name in env for name in ELSEWHERE):
         return False
-    return "AWS_PROFILE" in env or any(path.is_file() for path in aws_files(env))
+    return "AWS_PROFILE" in env or any(_is_there(path) for path in aws_files(env))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # below a directory of somebody else: nobody here can read it
+        return False
 
 
 def aws_files(env: Mapping[str, str]) -> list[Path]:
