@@ -7,8 +7,6 @@ import contextlib
 import getpass
 import http.server
 import os
-import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -19,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import GitBackend, NotReadyError, free_ports, git_over_http, program, running
+from servers import GitBackend, NotReadyError, git_over_http, program
 from source_suite import Place
+from ssh_server import ssh_server
 
 from jetwatch.content.git import GitSource
 from jetwatch.content.source import Content, ContentKind, Source
@@ -225,63 +224,16 @@ def over_https(root: Path) -> Iterator[Repository]:
         thread.join()
 
 
-def new_key(path: Path) -> Path:
-    """Make a key pair that nobody uses for anything else."""
-    words = ["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
-    subprocess.run([program("ssh-keygen"), *words], check=True)
-    return path
-
-
-def sshd() -> str:
-    """Where sshd is; it insists on its full path."""
-    found = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    return found or program("sshd")
-
-
-SSHD_CONFIG = """\
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {directory}/host
-AuthorizedKeysFile {directory}/user.pub
-PidFile none
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-AcceptEnv GIT_PROTOCOL
-"""
-
-
 @contextlib.contextmanager
 def over_ssh(root: Path) -> Iterator[Repository]:
     """A repository by ssh, for one key."""
-    program("ssh")
     # Paths with a space and a percent sign: ssh reads both in its own way.
-    directory = root / "ssh 100% here"
-    directory.mkdir()
-    for name in ("host", "user", "stranger"):
-        new_key(directory / name)
-    served_config = root / "ssh"
-    served_config.mkdir()
-    for name in ("host", "user.pub"):
-        shutil.copy2(directory / name, served_config)
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True, mode=0o755)
-    port = free_ports(1)[0]
-    (served_config / "sshd_config").write_text(SSHD_CONFIG.format(port=port, directory=served_config))
-    argv = [sshd(), "-D", "-e", "-f", str(served_config / "sshd_config")]
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        return False
-
-    known_hosts = directory / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{port} {(directory / 'host.pub').read_text()}")
-    options = {"ssh_key": str(directory / "user"), "known_hosts": str(known_hosts)}
-    url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{root}/served/site.git"
-    with running(argv, served_config, {}, answers):
-        yield Repository(root, url, options=options, denied_options={"ssh_key": str(directory / "stranger")})
+    keys = root / "ssh 100% here"
+    keys.mkdir()
+    with ssh_server(root, keys) as server:
+        options = {"ssh_key": str(server.key), "known_hosts": str(server.known_hosts)}
+        url = f"ssh://{getpass.getuser()}@127.0.0.1:{server.port}{root}/served/site.git"
+        yield Repository(root, url, options=options, denied_options={"ssh_key": str(server.stranger)})
 
 
 @contextlib.contextmanager

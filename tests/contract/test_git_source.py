@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from git_places import PASSWORD, Repository, content_of, git, new_key, over
+from git_places import PASSWORD, Repository, content_of, git, over
 from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tiny_disk, tree
+from ssh_server import new_key
 from tcp_proxy import TcpProxy
 
 from jetwatch.content import git_command
