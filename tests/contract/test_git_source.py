@@ -396,9 +396,12 @@ def test_a_submodule_elsewhere_is_refused_by_name(repository: Repository, target
 
 
 def test_a_tree_that_is_not_what_its_name_says_is_refused(repository: Repository, target: Path) -> None:
-    """Entries that are there twice, and modes that are none."""
+    """Entries that are there twice, a name that is a file and a folder, and modes that are none."""
     blob = bytes.fromhex(repository.raw("blob", b"x"))
-    for tree_content in (b"100644 a\0" + blob + b"100644 a\0" + blob, b"60000 dev\0" + blob):
+    folder = bytes.fromhex(repository.raw("tree", b"100644 b\0" + blob))
+    twice = b"100644 a\0" + blob + b"100644 a\0" + blob
+    both = b"100644 a\0" + blob + b"40000 a\0" + folder
+    for tree_content in (twice, both, b"60000 dev\0" + blob):
         commit = repository.publish_tree(tree_content)
         with pytest.raises(ContentStalled):
             repository.source().fetch(commit, target, None, silent)

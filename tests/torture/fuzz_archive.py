@@ -2,7 +2,8 @@
 
 Nothing may be written outside the directory, no link may lead out, every error is a sentence of ours, memory and time
 are bounded, and an archive that is covered by a checksum becomes the exact tree or an error. What breaks a rule is
-written to the working directory, and its seed and number are printed; exit 1.
+written to the working directory, and its seed and number are printed; exit 1. INT or TERM ends it earlier, with the
+same figures.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -46,7 +48,10 @@ def run(seconds: float, seed: int, first: int) -> int:
     room = Path(tempfile.mkdtemp(prefix="fuzz-archive-"))
     expected, counts, broken, slowest = whole(), Counter[str](), 0, 0.0
     until, number = time.monotonic() + seconds, first
-    while time.monotonic() < until:
+    ended: list[int] = []
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda received, _frame: ended.append(received))
+    while time.monotonic() < until and not ended:
         kind, packed = case(seed, number, seeds)
         inner = room / "outer" / "room"
         inner.mkdir(parents=True)
