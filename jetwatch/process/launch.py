@@ -169,7 +169,12 @@ def _evidence_of_the_dead(directory: Path, step_id: str) -> Evidence:
     result = read_result(directory, step_id)
     if result is not None:
         return Evidence(Sight.DONE, result=result)
-    return Evidence(Sight.GONE if _started(directory, step_id) else Sight.NEVER_RAN)
+    return Evidence(Sight.GONE if _began(directory) else Sight.NEVER_RAN)
+
+
+def _began(directory: Path) -> bool:
+    """Whether a command may have run. What stands in started.json does not matter: it may be of a newer version."""
+    return os.path.lexists(directory / "started.json")
 
 
 def _take_lock(directory: Path) -> int | None:
@@ -231,9 +236,13 @@ def _started(directory: Path, step_id: str) -> _Started | None:
     return started if started.step_id == step_id and started.boot_id == boot_id() else None
 
 
+def _counts_pids_as_we_do(started: _Started) -> bool:
+    return started.pid_namespace == pid_namespace()
+
+
 def _supervisor(started: _Started | None) -> ProcessId | None:
     """Who holds the lock, if it said so and can be known for sure to be the same process."""
-    if started is None or started.pid_namespace != pid_namespace():
+    if started is None or not _counts_pids_as_we_do(started):
         return None
     return ProcessId(started.supervisor_pid, started.supervisor_start_ticks, started.boot_id, started.cgroup)
 
@@ -285,26 +294,26 @@ def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | 
     Returns pid and state of one who cannot be ended, None when all are gone. Blocks up to `patience_s`. Called again
     until nobody is left; only then may the step be called lost.
     """
-    started = _started(directory, step_id)
-    if started is None:
+    if not _began(directory):
         return None
+    started = _started(directory, step_id)
     lock_fd = _wait_for_lock(directory, patience_s)
     if lock_fd is None:
-        holder = tree.look_up(started.supervisor_pid)
-        return started.supervisor_pid, holder.state if holder else "?"
+        holder = tree.look_up(started.supervisor_pid) if started else None
+        return started.supervisor_pid if started else 0, holder.state if holder else "?"
     try:
         if read_result(directory, step_id) is not None:
             return None
-        same_pids = started.pid_namespace == pid_namespace()
+        cgroup = started.cgroup if started else None
         family = tree.Family(
             root=None,
-            leader=(started.pid, started.start_ticks) if same_pids else None,
+            leader=(started.pid, started.start_ticks) if started and _counts_pids_as_we_do(started) else None,
             mark=f"JETWATCH_STEP={step_id}",
-            cgroup=started.cgroup,
+            cgroup=cgroup,
         )
         survivors = tree.kill(family, patience_s=patience_s)
-        if started.cgroup and not survivors:
-            tree.remove_cgroup(started.cgroup)
+        if cgroup and not survivors:
+            tree.remove_cgroup(cgroup)
         return (survivors[0].pid, survivors[0].state) if survivors else None
     finally:
         os.close(lock_fd)
