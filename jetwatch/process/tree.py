@@ -22,6 +22,7 @@ _PASSES = 100
 _MOST_PIDS = 2**22
 _TWICE = 2  # two looks in a row that find nothing: the first may have met a fork half way
 _PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.5  # who is still there after some looks is not ending: looking on costs the others their time
 
 
 class Process:
@@ -238,6 +239,7 @@ def kill(family: Family, *, patience_s: float, on_pause: Callable[[float], None]
     """
     deadline = time.monotonic() + patience_s
     clean_looks = 0
+    pause_s = _PAUSE_S
     while True:
         _kill_cgroup(family.cgroup)
         members = _stop_all(family, deadline)
@@ -248,7 +250,8 @@ def kill(family: Family, *, patience_s: float, on_pause: Callable[[float], None]
         if time.monotonic() > deadline:
             return members
         if members:
-            on_pause(_PAUSE_S)
+            on_pause(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _kill_cgroup(cgroup: str | None) -> None:

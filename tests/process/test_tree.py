@@ -281,3 +281,20 @@ def test_who_may_not_be_signalled_is_told_after_the_patience(bench: Workbench, p
     told = as_nobody(lambda: [process.pid for process in tree.kill(family(leader=leader), patience_s=0.2)])
     assert told == [leader[0]]
     assert popen[0].poll() is None
+
+
+def test_who_does_not_end_is_looked_at_less_and_less(bench: Workbench, popen: Started) -> None:
+    """A look reads all of /proc: over a process in D state it would go on for days, at the cost of everybody else."""
+    need_root()
+    leader = begin(bench, popen, "/bin/sleep", "60")
+
+    def kill() -> list[float]:
+        pauses: list[float] = []
+        tree.kill(family(leader=leader), patience_s=0.5, on_pause=pauses.append)
+        return pauses
+
+    pauses = as_nobody(kill)
+    assert pauses[0] <= 0.01
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= 0.5
+    assert popen[0].poll() is None

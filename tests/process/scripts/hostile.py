@@ -112,7 +112,14 @@ def flood(register: str) -> None:
     os._exit(0)
 
 
+def silent(register: str) -> None:
+    """Holds no pipe any more."""
+    os.closerange(0, 3)
+    stay(register)
+
+
 KINDS = {
+    "silent": silent,
     "session": session,
     "daemon": daemon,
     "cleared": cleared,
