@@ -57,7 +57,7 @@ _USED_BY = {
     "password": _HTTP | _GIT,
     "bearer_token": _HTTP | _GIT,
     "submodules": _GIT,
-    "allowed_signers": _GIT,
+    "verify": _GIT,
     "ssh_key": _GIT,
     "known_hosts": _GIT,
     "limits": _ALL,
@@ -94,6 +94,31 @@ LIMITS = Table(
     Limits,
 )
 
+
+@dataclass(frozen=True)
+class Verify(Table):
+    """What a commit has to prove: the value is the path of `allowed_signers`, the only proof there is so far."""
+
+    def read(self, node: Node, notes: Notes) -> Any:
+        """The path. Nothing to verify is a slip, not a wish."""
+        problems_before = len(notes.problems)
+        path = super().read(node, notes)
+        if path is None and len(notes.problems) == problems_before:
+            notes.expected(node, "a mapping with `allowed_signers`")
+        return path
+
+    def show(self, value: Any) -> dict[str, Any]:
+        """As it was written."""
+        return {self.keys[0].name: self.keys[0].kind.show(value)}
+
+    write = show
+
+
+VERIFY = Verify(
+    (Key("allowed_signers", Location(), "Commits must be signed by one of these (ssh-keygen(1))."),),
+    lambda allowed_signers=None: allowed_signers,
+)
+
 _TEXT = Text("text")
 KEYS = (
     Key("url", _TEXT, "Where the content is. Required."),
@@ -108,7 +133,7 @@ KEYS = (
     Key("profile", _TEXT, "A profile of the AWS configuration (needs the extra `s3`).", record=Content),
     Key("ca_file", Location(), "Certificates that are trusted instead of the system's.", record=Content),
     Key("submodules", Boolean(), "Fetch submodules too.", record=Content),
-    Key("allowed_signers", Location(), "Commits must be signed by one of these (ssh-keygen(1)).", record=Content),
+    Key("verify", VERIFY, "What a commit has to prove.", into="allowed_signers", record=Content),
     Key("ssh_key", Location(), "The private key for git over ssh.", record=Content),
     Key("known_hosts", Location(), "The host keys for git over ssh.", record=Content),
     Key("limits", LIMITS, "What a fetch may cost.", record=Content),

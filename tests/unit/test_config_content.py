@@ -141,3 +141,30 @@ def test_a_fetch_inherits_credentials_but_not_for_another_account(tmp_path: Path
     assert others is not None
     assert "AWS_*" in own.inherits
     assert others.inherits == ()
+
+
+def test_what_a_commit_has_to_prove_is_a_mapping(tmp_path: Path) -> None:
+    """Relative to the file, shown as it was written, and handed to the fetch."""
+    content = "content: {url: 'git+https://host/x.git', verify: {allowed_signers: keys}}"
+    watch = watch_of(tmp_path, f"{content}\njet_command: 'true'\n")
+    assert watch.content is not None
+    assert watch.content.allowed_signers == str(tmp_path / "keys")
+    assert watch.download is not None
+    assert json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])["allowed_signers"] == str(tmp_path / "keys")
+    (tmp_path / "again.yml").write_text(as_text(load(tmp_path / "web.yml")[0]))
+    assert load(tmp_path / "again.yml")[0].watches["web"].content == watch.content
+
+
+@pytest.mark.parametrize(
+    ("verify", "sentence"),
+    [
+        ("{}", "`allowed_signers`"),
+        ("keys", "`allowed_signers`"),
+        ("{allowed_signer: keys}", "allowed_signers"),
+        ("{allowed_signers: ~}", "`allowed_signers`"),
+    ],
+)
+def test_a_proof_that_is_none_is_a_problem(tmp_path: Path, verify: str, sentence: str) -> None:
+    """It must not mean that nothing is verified."""
+    content = f"content: {{url: 'git+https://host/x.git', verify: {verify}}}"
+    assert sentence in problems_of(tmp_path, f"{content}\njet_command: 'true'\n")
