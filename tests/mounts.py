@@ -1,7 +1,7 @@
 """Real mounts that behave as a file server does on a bad day: sshfs on loopback, and a FUSE file system that obeys.
 
-Both are unmounted at the end, whatever happens, and whoever waits for one is let go. A machine that cannot mount skips
-its tests with the reason; in CI (CI=true) it fails them.
+Both are unmounted at the end, whatever happens, and whoever waits for one is let go. Where a program is not installed
+the tests are skipped with the reason, and fail in CI (CI=true); where there is no /dev/fuse they are skipped.
 """
 
 from __future__ import annotations
@@ -46,14 +46,10 @@ class Unruly(Mounted):
 
 
 def need_fuse() -> None:
-    """Skip the test, or fail it in CI, where nothing can be mounted."""
+    """Skip the test where the kernel lets nobody mount; what can be installed is asked for as ever."""
     program("fusermount3")
-    if os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return
-    reason = "no FUSE here: /dev/fuse is missing, or not for this user"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no FUSE here: /dev/fuse is missing, or not for this user")
 
 
 @contextlib.contextmanager
