@@ -6,6 +6,7 @@ decides nothing itself. Signal handlers do nothing but wake it.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -14,7 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +32,15 @@ from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
-from jetwatch.errors import ConfigError, JetwatchError, Problem
+from jetwatch.errors import (
+    DISK_FAILS,
+    ConfigError,
+    JetwatchError,
+    JournalStalled,
+    Problem,
+    StateDirError,
+    StateDirFailing,
+)
 from jetwatch.events import AgentStarted, AgentStopped, Told
 from jetwatch.journal.journal import Journal
 from jetwatch.looks import Looks
@@ -81,11 +91,24 @@ def run(
     for warning in warnings:
         print(f"jetp: warning: {warning}", file=sys.stderr)  # noqa: T201 - said before there is a log
     layout = StateDir.at(statedir.choose(state_dir, os.environ, settings.state_dir), settings.download_dir)
-    statedir.prepare(layout, passable=any(watch.user is not None for watch in settings.watches.values()))
-    own = tree.look_up(os.getpid())
-    # Never given back but by the end of this process: until then some thread of it may be at work.
-    statedir.take_lock(layout, own.start_ticks if own else 0)
-    return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
+    with _failing_disk_named(layout):
+        statedir.prepare(layout, passable=any(watch.user is not None for watch in settings.watches.values()))
+        own = tree.look_up(os.getpid())
+        # Never given back but by the end of this process: until then some thread of it may be at work.
+        statedir.take_lock(layout, own.start_ticks if own else 0)
+        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
+
+
+@contextmanager
+def _failing_disk_named(layout: StateDir) -> Iterator[None]:
+    """A disk that fails while an agent starts is no mistake of a configuration, and none of ours."""
+    try:
+        yield
+    except (OSError, StateDirError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in DISK_FAILS and cause.errno != errno.EROFS:
+            raise StateDirFailing(str(cause.filename or layout.root), cause) from error
+        raise
 
 
 class _Agent:
@@ -117,6 +140,7 @@ class _Agent:
             layout=layout,
             host=Host(socket.gethostname(), str(layout.root)),
             tell=self._voice.tell,
+            on_stall=self._stalled,
         )
         self._state = _agent_state(options, settings, layout, self._place, self._runtime.clock.now())
         self._engine = Engine(
@@ -126,6 +150,7 @@ class _Agent:
             Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
         self._voice.meter = self._make_meter()
+        self._name = tree.name_of(os.getpid())
         self._selector = selectors.DefaultSelector()
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
@@ -218,7 +243,8 @@ class _Agent:
             if self._notifier.watchdog_s is not None and time.monotonic() >= next_ping_s:
                 next_ping_s = time.monotonic() + self._notifier.watchdog_s / 2
                 # The engine answers, not this thread: what is fed to the watchdog is the loop's own progress.
-                self._runtime.post(self._alive)
+                if self._runtime.journal.stalled is None:
+                    self._runtime.post(self._alive)
 
     def _patience_s(self, next_ping_s: float) -> float | None:
         waits = []
@@ -231,6 +257,12 @@ class _Agent:
     def _alive(self) -> None:
         self._notifier.send("WATCHDOG=1")
         self._notifier.status(_standing(len(self._engine.watch_names()), len(self._engine.open_runs())))
+
+    def _stalled(self, error: JournalStalled | None) -> None:
+        """Called in the engine's thread each second that it waits for the disk, and with None when it goes on."""
+        _call_myself(self._name if error is None else statedir.STALLED_NAME)
+        self._notifier.send("WATCHDOG=1")
+        self._notifier.status("going on" if error is None else f"waits for the disk: {error}")
 
     def _flush(self) -> None:
         """Write what waits whenever the log can take it; nobody else waits for it."""
@@ -259,6 +291,7 @@ class _Agent:
         self._signalled = self._signalled or number
         self._interrupted = self._interrupted or mode == StopMode.WAIT
         self._runtime.post(lambda: self._engine.stop(mode, number.name))
+        self._runtime.journal.hurry()  # one that waits for the disk ends as by a kill: the next agent goes on
 
     def _stop_mode(self, number: signal.Signals) -> StopMode:
         """INT waits, a second one cancels; TERM does what `stop` says, and for `--once` what INT does."""
@@ -320,6 +353,10 @@ class _Agent:
 
     def _submit(self, request: Request, reply: Reply) -> None:
         """Called in the main thread; the engine's thread does it and answers."""
+        stalled = self._runtime.journal.stalled
+        if stalled is not None:
+            reply(Response.refusal(stalled.exit_code, str(stalled)))
+            return
 
         def do() -> None:
             try:
@@ -412,6 +449,12 @@ def _open_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _call_myself(name: str) -> None:
+    """What others see as the name of this process; also on a disk that takes no word any more."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _working_directory() -> str:

@@ -3,9 +3,11 @@
     JetwatchError                  exit_code 70
     ├── ConfigError                78  watch.yml will not do: a list of problems, each with its place
     ├── StateDirError              78  the state directory will not do
+    │   ├── StateDirFailing        75  its disk is full or fails
     │   └── StateDirBusy           75  another agent holds it
     ├── JournalError               78  the journal cannot be used (never repaired, never rewritten)
-    │   └── JournalNewer           78  written by a newer version
+    │   ├── JournalNewer           78  written by a newer version
+    │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
@@ -23,9 +25,13 @@ handles the error; for the last two the engine records a result instead.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+DISK_FAILS = frozenset((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EUCLEAN))
+"""What a disk says that is full or broken for now. Anything else is not the disk's doing."""
 
 
 class JetwatchError(Exception):
@@ -67,6 +73,18 @@ class StateDirError(JetwatchError):
     exit_code = 78
 
 
+class StateDirFailing(StateDirError):
+    """The state directory's disk is full or fails: not a matter of configuration, and it may pass."""
+
+    exit_code = 75
+
+    def __init__(self, place: str, error: OSError) -> None:
+        super().__init__(
+            f"{place}: the state directory's disk is full or fails: {error.strerror}. "
+            "Nothing that was recorded is lost; make room, or look at the kernel's log"
+        )
+
+
 class StateDirBusy(StateDirError):
     """Another agent holds the state directory's lock."""
 
@@ -91,6 +109,23 @@ class JournalNewer(JournalError):
         super().__init__(
             f"{path}: this journal has schema {found}, and this jetwatch knows up to {known}: "
             "it was written by a newer version. Install that version again; the journal was not touched"
+        )
+
+
+class JournalStalled(JournalError):
+    """The journal cannot be read or written now, and may be later; what was to be written was not.
+
+    `reason` is stable: no_space, read_only, io_error, locked.
+    """
+
+    exit_code = 75
+
+    def __init__(self, path: Path, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(
+            f"{path}: the journal cannot be used now ({reason}): {detail}. Nothing that was recorded is lost; "
+            "look at the disk: free space and inodes, read-only, errors in the kernel's log"
         )
 
 

@@ -347,7 +347,10 @@ class Resumed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DiskLow(Event):
-    """A run that is due does not start: too little free space or too few inodes."""
+    """Too little free space or too few inodes: a run that is due does not start.
+
+    Without a `watch`: the disk is full, and the journal's own reserve was given up to it so that it could be written.
+    """
 
     name = "disk_low"
     level = "error"
@@ -356,6 +359,29 @@ class DiskLow(Event):
     free_inodes: int
     reserve_bytes: int
     reserve_inodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalStalled(Event):
+    """The journal cannot be written: nothing is decided until it can. What runs goes on; each second it is tried anew.
+
+    `reason`: no_space, read_only, io_error, locked. Told again every ten minutes.
+    """
+
+    name = "journal_stalled"
+    level = "error"
+    reason: str
+    detail: str
+    since_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalResumed(Event):
+    """The journal can be written again; nothing was lost meanwhile."""
+
+    name = "journal_resumed"
+    level = "warning"
+    after_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

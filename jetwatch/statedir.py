@@ -1,6 +1,7 @@
 """Where everything lies on disk, with its owner and mode, and the lock that makes one agent the owner of it.
 
     lock  id  told  journal.db  control.sock      the agent's own
+    reserve                                       nothing but room: given up when the journal finds none
     runs/UUID/STEP.ATTEMPT/                       lock, started.json, exit.json, output: one start of one command
     runs/UUID/secrets/NAME.env                    secret values for the starts to come; gone when the run is settled
     hooks/ID.ATTEMPT/                             the same for hooks that belong to no run
@@ -28,6 +29,9 @@ from jetwatch.errors import StateDirBusy, StateDirError
 
 PRIVATE = 0o700
 PASSABLE = 0o711
+STALLED_NAME = "jetp-stalled"
+"""What an agent calls itself while its journal cannot be written: it can say so nowhere else that lasts."""
+
 _ROOT_STATE = Path("/var/lib/jetwatch")
 _ROOT_SOCKET = Path("/run/jetwatch/control.sock")
 _REMOTE = (
@@ -47,7 +51,7 @@ _REMOTE = (
 )
 _INSIDE = ("runs", "hooks", "downloads", "exchange", "cache", "shim")
 _PASSED_THROUGH = ("downloads", "exchange", "cache")
-_FILES = ("lock", "id", "told", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
+_FILES = ("lock", "id", "told", "reserve", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
 _OURS = frozenset((*_INSIDE, *_FILES, "trash", "lost+found"))
 
 
@@ -86,6 +90,11 @@ class StateDir:
     def lock_file(self) -> Path:
         """Held by the one agent; never unlinked. Its text is `PID START_TICKS`, for messages."""
         return self.root / "lock"
+
+    @property
+    def reserve(self) -> Path:
+        """Space in reserve for the journal."""
+        return self.root / "reserve"
 
     @property
     def told(self) -> Path:
@@ -267,8 +276,10 @@ def take_lock(layout: StateDir, start_ticks: int) -> int:
         holder = read_holder(layout)
         raise StateDirBusy(layout.root, holder[0] if holder else None) from None
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {start_ticks}\n".encode(), 0)
+        # In place, never emptied first: on a full disk the block that it has is the only one that it gets.
+        line = f"{os.getpid()} {start_ticks}\n".encode()
+        os.pwrite(fd, line, 0)
+        os.ftruncate(fd, len(line))
     except OSError as error:
         os.close(fd)
         raise StateDirError(f"{layout.lock_file}: {error.strerror}") from error

@@ -11,10 +11,10 @@ Answer = TypeVar("Answer")
 _PAUSE_S = 0.005
 
 
-def until(condition: Callable[[], Answer], within_s: float = 10.0) -> Answer:
+def until(condition: Callable[[], Answer], within_s: float = 10.0, *, pause_s: float = _PAUSE_S) -> Answer:
     """What `condition` answers as soon as that is true. Raises AssertionError when it does not become so in time."""
     deadline = time.monotonic() + within_s
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"not so within {within_s} s: {condition}"
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from jetwatch.cli.people import elapsed_s
 from jetwatch.engine.admission import is_held
 from jetwatch.engine.verbs import is_suspended
 from jetwatch.journal.journal import Journal
+from jetwatch.journal.reserve import RESERVE_BYTES
+from jetwatch.process import tree
 from jetwatch.records import AgentState, CheckResult, OutboxEntry, Outcome, Run, Stamp, StepState, WatchState
-from jetwatch.statedir import StateDir
+from jetwatch.statedir import STALLED_NAME, StateDir
 
 HOOKS_LATE_AFTER_S = 3600.0
 
@@ -31,13 +34,19 @@ class WatchStanding:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The agent and its watches at one instant. `agent` None: none ever said anything of itself."""
+    """The agent and its watches at one instant. `agent` None: none ever said anything of itself.
+
+    `stalled`: the agent waits for a disk that does not take its journal. `low`: bytes that are free, where the journal
+    has no space in reserve.
+    """
 
     now: Stamp
     root: Path
     running: bool
     agent: AgentState | None
     watches: tuple[WatchStanding, ...]
+    stalled: bool = False
+    low: int | None = None
 
     @property
     def config_rejected(self) -> str | None:
@@ -61,6 +70,8 @@ def look(layout: StateDir, journal: Journal, now: Stamp) -> Standing:
         root=layout.root,
         running=running,
         agent=agent,
+        stalled=running and agent is not None and tree.name_of(agent.pid) == STALLED_NAME,
+        low=_too_few_bytes(layout) if running else None,
         watches=tuple(
             WatchStanding(
                 name=name,
@@ -74,6 +85,13 @@ def look(layout: StateDir, journal: Journal, now: Stamp) -> Standing:
             for name in names
         ),
     )
+
+
+def _too_few_bytes(layout: StateDir) -> int | None:
+    """The free bytes, where the journal's reserve was given up and there is no room for another."""
+    stat = os.statvfs(layout.root)
+    free_bytes = stat.f_bavail * stat.f_frsize
+    return free_bytes if free_bytes < 2 * RESERVE_BYTES and not layout.reserve.exists() else None
 
 
 def _newest_closed(journal: Journal, watch: str) -> Run | None:
@@ -121,6 +139,10 @@ def complaints(standing: Standing) -> list[Complaint]:
     found = [] if standing.running else [Complaint("agent_not_running")]
     if standing.config_rejected:
         found.append(Complaint("config_rejected"))
+    if standing.stalled:
+        found.append(Complaint("journal_stalled"))
+    if standing.low is not None:
+        found.append(Complaint("disk_low"))
     for watch in standing.watches:
         found += [Complaint(code, watch.name) for code in _complaints_of(watch, standing.now)]
     return found

@@ -37,6 +37,11 @@ def _agent_rows(standing: Standing, times: Times) -> list[tuple[str, Cell]]:
         rows.append(("stop", f"detach: {'true' if agent.detach else 'false'} ({_detach_meaning(agent.detach)})"))
         if agent.cgroup:
             rows.append(("cgroup", agent.cgroup))
+    if standing.stalled:
+        rows.append(("disk", ("its journal cannot be written: it waits, and what runs goes on; see its log", "red")))
+    elif standing.low is not None:
+        free_mib = standing.low // 1024**2
+        rows.append(("disk", (f"low: {free_mib} MiB free, and the journal has no space in reserve", "red")))
     if standing.config_rejected:
         rows.append(("rejected", (f"the newest configuration is not in force: {standing.config_rejected}", "red")))
     return rows
@@ -115,6 +120,7 @@ def _agent_data(standing: Standing) -> dict[str, Any]:
         "cgroup": agent.cgroup or None,
         "config_path": agent.config_path,
         "config_digest": agent.config_digest,
+        "stalled": standing.stalled,
     }
 
 

@@ -82,6 +82,7 @@ class Engine:
 
     def run(self, found: Found) -> None:
         """Work until stopped, or with `once` until everything was done once. Raises what a worker failed with."""
+        self._runtime.journal.begin()
         self._open_lanes(found)
         self._runtime.watch_fd(self._runtime.clock.timer_fd, self._timer_rang)
         self._runtime.watch_fd(self._runtime.clock.step_fd, self._clock_was_set)

@@ -35,6 +35,7 @@ from jetwatch.engine.timetable import Timetable
 from jetwatch.engine.variables import Streak, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import Walk
+from jetwatch.errors import CommandNotStarted
 from jetwatch.events import Blocked, CheckFinished, Event, Resumed, SplayStarted
 from jetwatch.records import (
     CheckResult,
@@ -354,7 +355,13 @@ class Lane:
         judged = judge(
             settings, self.state, question, told, following=following, now=now, uniform=self._runtime.clock.uniform
         )
-        owed = self._owed_error(settings, judged.state, told.result, now) if judged.first_error else ()
+        try:
+            owed = self._owed_error(settings, judged.state, told.result, now) if judged.first_error else ()
+        except CommandNotStarted:  # what the hook needs finds no room: the next check says the same, and first again
+            space = Space(*self._runtime.commands.free_space()[0])
+            self._runtime.tell(disk_low(self.name, space.shortage(settings.disk_reserve)))
+            self.put_state(replace(self.state, next_check=following))
+            return
         important = bool(judged.due or owed or judged.manual)
         stored = self._runtime.commit(*judged.events, watches=(judged.state,), hooks=owed, durable=important)
         self.state = judged.state
@@ -435,6 +442,12 @@ class Lane:
         """Record the run, then let it begin."""
         run_id = self._runtime.clock.new_id()
         secrets = {name: values for name, values in settings.secrets.items() if values and name not in NOT_OF_A_RUN}
+        try:
+            secret_files = self._runtime.commands.keep_secrets(run_id, secrets)
+        except CommandNotStarted:  # the disk became full, or fails, since it was looked at
+            self._low = Space(*self._runtime.commands.free_space()[0])
+            self._wait_for(settings, trigger, ("disk_low",), now)
+            return
         run = plan_run(
             settings,
             self.state,
@@ -442,7 +455,7 @@ class Lane:
             run_id=run_id,
             download_path=str(self._runtime.layout.download(run_id)),
             cache_path=str(self._runtime.layout.cache(self.name)),
-            secret_files=self._runtime.commands.keep_secrets(run_id, secrets),
+            secret_files=secret_files,
             now=now,
         )
         state = without_due(replace(self.state, retry=None, retry_at=None))

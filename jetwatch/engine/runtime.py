@@ -10,15 +10,16 @@ import os
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from jetwatch.clock import Clock
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
+from jetwatch.engine.patience import Journal, PatientJournal
 from jetwatch.engine.variables import Host
-from jetwatch.errors import CommandNotStarted
+from jetwatch.errors import CommandNotStarted, JournalStalled
 from jetwatch.events import Change, Event, Told
 from jetwatch.records import (
     AgentState,
@@ -39,25 +40,6 @@ _NO_ROOM_PAUSE_S = 0.5
 
 STARTS_PER_S = 200
 """How many checks may start in one second: a bound on the burst, not on how many are in flight."""
-
-
-class Journal(Protocol):
-    """What the engine needs of the journal."""
-
-    def commit(self, change: Change) -> tuple[tuple[Told, ...], tuple[OutboxEntry, ...]]:
-        """Write all of `change` or nothing."""
-
-    def unswept(self, watch: str | None = None) -> list[Run]:
-        """The runs whose directories still stand, newest first."""
-
-    def swept_among(self, run_ids: Iterable[str]) -> tuple[str, ...]:
-        """Which of these runs are known, and marked as removed."""
-
-    def mark_swept(self, run_ids: tuple[str, ...]) -> None:
-        """Say that the directories of these runs are about to be removed."""
-
-    def prune(self, now_us: int) -> int:
-        """Forget the oldest rows."""
 
 
 class Commands(Protocol):
@@ -117,7 +99,7 @@ class Commands(Protocol):
         """Path, free bytes and free inodes of the file systems that runs need."""
 
     def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-        """Write the secret environments of a run's commands to private files."""
+        """Write the secret environments of a run's commands to private files. Raises CommandNotStarted."""
 
     def forget_secrets(self, run_id: str) -> None:
         """Remove them."""
@@ -166,11 +148,12 @@ class Runtime:
         layout: StateDir,
         host: Host,
         tell: Callable[[Told], None],
+        on_stall: Callable[[JournalStalled | None], None] = lambda _: None,
     ) -> None:
         self.clock = clock
         self.commands = commands
         self.looks = looks
-        self.journal = journal
+        self.journal = PatientJournal(journal, clock, tell=self.tell, on_stall=on_stall)
         self.layout = layout
         self.host = host
         self._tell = tell
@@ -279,6 +262,7 @@ class Runtime:
     def close(self) -> None:
         """Give the descriptors back."""
         self._selector.close()
+        self.journal.close()
         os.close(self._inbox_fd)
 
     def _read_inbox(self) -> None:

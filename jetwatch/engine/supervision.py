@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jetwatch.engine.runtime import Runtime
-from jetwatch.errors import CommandNotStarted
+from jetwatch.errors import DISK_FAILS, CommandNotStarted
 from jetwatch.records import Command, Evidence, ProcessId, Sight
 
 _RELOOK_US = 20_000  # a supervisor that has not yet said who it is does so within a few milliseconds
+_UNSEEN_US = 1_000_000  # a disk that fails
 _SLACK_S = 30.0
 _BLOCKED_AFTER_S = 7.0  # a holder says "blocked" 5 s after its KILL
 _BURY_PATIENCE_S = 5.0
@@ -29,6 +30,7 @@ class Supervision:
         self._on_change = on_change
         self._pidfd: int | None = None
         self._failures = 0
+        self._relook_us = _RELOOK_US
         self.reset()
 
     def reset(self) -> None:
@@ -78,7 +80,7 @@ class Supervision:
             self._watch(evidence.supervisor)
         now_us = self._runtime.clock.now().boot_us
         if self._pidfd is None:
-            self.wake_us = now_us + _RELOOK_US
+            self.wake_us = now_us + self._relook_us
             return
         left_us = self._overdue_in_us(evidence, command)
         if left_us <= 0 and not self.ended_supervisor:
@@ -131,8 +133,15 @@ class Supervision:
         self._on_change()
 
     def look(self, directory: Path, step_id: str) -> Evidence:
-        """What the directory shows now."""
-        evidence = self._runtime.commands.look(directory, step_id)
+        """What the directory shows now. A disk that fails says nothing: it counts as alive, until the next look."""
+        try:
+            evidence = self._runtime.commands.look(directory, step_id)
+        except OSError as error:
+            if error.errno not in DISK_FAILS:
+                raise
+            self._relook_us = _UNSEEN_US
+            return Evidence(Sight.ALIVE)
+        self._relook_us = _RELOOK_US
         if evidence.sight is not Sight.ALIVE:
             self._forget_pidfd()
         return evidence

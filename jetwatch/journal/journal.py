@@ -1,16 +1,17 @@
 """What happened, kept: one SQLite file, one writer, one way to write (`commit`), durable before it is announced.
 
 A change and the events that tell of it are one transaction. The file is never deleted or rewritten to get out of
-trouble: what is no journal, or a newer one, is refused and left as it was. Readers need no agent; they open it
-read-only.
+trouble: what is no journal, or a newer one, is refused and left as it was. A disk that fails for now is another thing:
+JournalStalled, and `recover` before the next try. Readers need no agent; they open it read-only.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from jetwatch.errors import JournalError, JournalNewer, UsageError
-from jetwatch.events import Change, Event, Told, catalogue
+from jetwatch.errors import JournalError, JournalNewer, JournalStalled, UsageError
+from jetwatch.events import Change, DiskLow, Event, Told, catalogue
+from jetwatch.journal.reserve import Reserve
 from jetwatch.records import AgentState, OutboxEntry, Record, Run, WatchState, from_json, to_json
 
 APPLICATION_ID = 0x6A657470  # "jetp"
@@ -28,6 +30,23 @@ KEEP_ROWS = 100_000
 KEEP_US = 366 * 86_400 * 1_000_000
 _WAL_LIMIT_BYTES = 4 * 1024 * 1024
 _BUSY_TIMEOUT_S = 10.0
+_CHECKPOINT_EVERY = 100
+"""Changes between two checkpoints: one is a few pages, so the write-ahead log stays at 1 to 4 MiB."""
+
+_SQLITE_FOR_NOW = {
+    sqlite3.SQLITE_FULL: "no_space",
+    sqlite3.SQLITE_IOERR: "io_error",
+    sqlite3.SQLITE_READONLY: "read_only",
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_LOCKED: "locked",
+    sqlite3.SQLITE_PROTOCOL: "locked",
+}
+_ERRNO_FOR_NOW = {
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EROFS: "read_only",
+    errno.EIO: "io_error",
+}
 
 Row = tuple[Any, ...]
 
@@ -53,21 +72,20 @@ class Journal:
         self._path = path
         self._connection = connection
         self._durable = True
+        self._unchecked = 0
+        self._is_suspect = False
+        self._reserve = Reserve(path.with_name("reserve"))
         self._events = {event.name: event for event in catalogue()}
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Open to write; made and migrated as needed. Raises JournalError, JournalNewer."""
-        with _explained(path):
-            if path.exists() and path.stat().st_size > 0:
-                _refuse_unknown(path)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            connection = _connect(path, "mode=rw")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
-            _migrate(connection)
-        return cls(path, connection)
+        """Open to write; made and migrated as needed. Raises JournalError, JournalNewer, JournalStalled."""
+        try:
+            return cls(path, _open_to_write(path))
+        except JournalStalled as error:
+            if error.reason != "no_space" or Reserve(path.with_name("reserve")).give_up() is None:
+                raise
+        return cls(path, _open_to_write(path))
 
     @classmethod
     def open_to_read(cls, path: Path) -> Journal:
@@ -88,6 +106,7 @@ class Journal:
         """Write `change` in one transaction.
 
         Returns its events with their seq, and its hooks with their ids. Raises JournalError; then nothing was written.
+        After JournalStalled call `recover` before anything else.
         """
         with self._transaction(durable=change.durable):
             for run in change.runs:
@@ -112,6 +131,8 @@ class Journal:
     def _transaction(self, *, durable: bool = True) -> Iterator[None]:
         """All that is written inside, or nothing."""
         with _explained(self._path):
+            if self._is_suspect:
+                raise JournalStalled(self._path, "io_error", "what was written before could not be synced")
             if durable != self._durable:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
@@ -123,6 +144,56 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        self._checkpoint_now_and_then()
+
+    def _checkpoint_now_and_then(self) -> None:
+        """Not left to SQLite, which ignores how it went: a log that could not be synced must not be written on."""
+        self._unchecked += 1
+        if self._unchecked < _CHECKPOINT_EVERY:
+            return
+        self._unchecked = 0
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error:
+            self._is_suspect = True  # the change itself is written; the next one is not before all is synced anew
+
+    def recover(self) -> DiskLow | None:
+        """After JournalStalled nothing is assumed: open anew, write all of the log into the database, and sync it.
+
+        Gives up the reserve where there is no room, and returns what there is to tell of that. Raises JournalStalled.
+        """
+        with suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+        try:
+            self._reopen()
+        except JournalStalled as error:
+            given_up = self._reserve.give_up() if error.reason == "no_space" else None
+            if given_up is None:
+                raise
+            self._reopen()
+            return given_up
+        return None
+
+    def _reopen(self) -> None:
+        """The new connection is there before the old one goes: the last one to close would remove the log.
+
+        Once the log begins anew, what is left in it of a change that failed can never be taken for a change.
+        """
+        with _explained(self._path, known=True):
+            connection = _connect(self._path, "mode=rw")
+            try:
+                _set_up(connection)
+                _write_log_anew(connection, self._path)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection.close()
+        self._connection = connection
+        self._durable, self._is_suspect, self._unchecked = True, False, 0
+
+    def keep_reserve(self) -> bool:
+        """Have space in reserve again, if there is any. Returns whether there is."""
+        return self._reserve.keep()
 
     def _put_run(self, run: Run) -> None:
         record = to_json(run).decode()
@@ -277,6 +348,35 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
 
 
+def _open_to_write(path: Path) -> sqlite3.Connection:
+    with _explained(path):
+        if path.exists() and path.stat().st_size > 0:
+            _refuse_unknown(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        connection = _connect(path, "mode=rw")
+        try:
+            _set_up(connection)
+            _migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+
+
+def _write_log_anew(connection: sqlite3.Connection, path: Path) -> None:
+    """Everything that the log holds goes into the database and is synced; the log begins anew."""
+    (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise JournalStalled(path, "locked", "somebody else reads or writes it for a long time")
+
+
 def _refuse_unknown(path: Path) -> int:
     """Look before anything is opened to write: a foreign or newer file stays as it is, to the byte. Returns its schema.
 
@@ -311,13 +411,39 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, *, known: bool = False) -> Iterator[None]:
+    """`known`: it was opened before; that it cannot be now is the disk's doing, not that of its owner or mode."""
     try:
         yield
     except (sqlite3.Error, msgspec.ValidationError, msgspec.DecodeError) as error:
+        reason = _for_now(error, path, known=known)
+        if reason is not None:
+            raise JournalStalled(path, reason, str(error)) from error
         raise JournalError(
             f"{path}: the journal cannot be used: {error}. It was left as it is; "
             "move it away to begin a new one, or restore it from a backup"
         ) from error
     except OSError as error:
+        if error.errno in _ERRNO_FOR_NOW:
+            raise JournalStalled(path, _ERRNO_FOR_NOW[error.errno], str(error)) from error
         raise JournalError(f"{path}: the journal cannot be opened: {error.strerror}") from error
+
+
+def _for_now(error: Exception, path: Path, *, known: bool) -> str | None:
+    """Why it cannot be used at the moment; None when waiting would not help."""
+    # The low byte is the kind of error, the rest says where it happened. Not all that want room say so.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and _is_full(path):
+        return "no_space"
+    if code == sqlite3.SQLITE_CANTOPEN and known:
+        return "io_error"
+    return _SQLITE_FOR_NOW.get(code)
+
+
+def _is_full(path: Path) -> bool:
+    """Whether a file beside `path` would find no inode or no block."""
+    try:
+        stat = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return stat.f_bavail == 0 or (stat.f_files > 0 and stat.f_favail == 0)

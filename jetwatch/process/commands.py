@@ -180,13 +180,17 @@ class Commands:
     # -- what runs leave
 
     def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-        """Write the secret environments of a run's commands to private files. Returns the path by command."""
+        """Write the secret environments of a run's commands to private files. Returns the path by command.
+
+        Raises CommandNotStarted (`no_room`).
+        """
         paths = {}
-        for name, values in secrets.items():
-            path = self._layout.secrets(run_id, name)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_env_file(path, values)
-            paths[name] = str(path)
+        with _room_needed():
+            for name, values in secrets.items():
+                path = self._layout.secrets(run_id, name)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_env_file(path, values)
+                paths[name] = str(path)
         return paths
 
     def forget_secrets(self, run_id: str) -> None:

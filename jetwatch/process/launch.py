@@ -149,7 +149,10 @@ def look(directory: Path, step_id: str) -> Evidence:
     """What the step's directory shows now. Reads a few small files of our own; never waits."""
     if not directory.is_dir():
         return Evidence(Sight.NEVER_RAN)
-    lock_fd = _take_lock(directory)
+    try:
+        lock_fd = _take_lock(directory)
+    except FileNotFoundError:  # it was never handed to anybody
+        return _evidence_of_the_dead(directory, step_id)
     if lock_fd is None:
         started = _started(directory, step_id)
         blocked = _blocked(directory)
@@ -178,8 +181,8 @@ def _began(directory: Path) -> bool:
 
 
 def _take_lock(directory: Path) -> int | None:
-    """The step's lock; None when somebody holds it. A directory without one was never handed to anybody."""
-    fd = os.open(directory / "lock", _LOCK_FLAGS, 0o600)
+    """The step's lock; None when somebody holds it. Raises FileNotFoundError; makes none: there may be no room."""
+    fd = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -297,7 +300,10 @@ def bury(directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | 
     if not _began(directory):
         return None
     started = _started(directory, step_id)
-    lock_fd = _wait_for_lock(directory, patience_s)
+    try:
+        lock_fd = _wait_for_lock(directory, patience_s)
+    except FileNotFoundError:  # somebody removed it; what it guarded is still to be ended
+        lock_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if lock_fd is None:
         holder = tree.look_up(started.supervisor_pid) if started else None
         return started.supervisor_pid if started else 0, holder.state if holder else "?"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
 class Watermark:
     """Up to which event of the journal's history the log was written: what is above it, the next agent tells.
 
-    Overwritten in place after each line, so a kill repeats at most one line; not fsynced, so a power cut may repeat a
-    few. A line carries its `seq`: who reads it twice can tell.
+    Overwritten in place after each line, so a kill repeats at most one line; fsynced when it is opened only, so a power
+    cut may repeat what was told in the last half minute. A line carries its `seq`: who reads it twice can tell.
     """
 
     _DIGITS = 20
@@ -20,8 +21,21 @@ class Watermark:
         text = os.pread(self._fd, self._DIGITS, 0)
         self.seq = int(text) if text.isdigit() else default
         self.raise_to(self.seq)
+        with suppress(OSError):
+            # Without a length after a power cut it would say nothing, and nothing would be taken for everything.
+            os.fsync(self._fd)
+            _fsync_directory(path.parent)
 
     def raise_to(self, seq: int) -> None:
-        """Everything up to `seq` is told."""
+        """Everything up to `seq` is told. On a disk that takes nothing now the next line says it again."""
         self.seq = seq
-        os.pwrite(self._fd, f"{seq:0{self._DIGITS}}".encode(), 0)
+        with suppress(OSError):
+            os.pwrite(self._fd, f"{seq:0{self._DIGITS}}".encode(), 0)
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -22,13 +22,16 @@ from agent_process import JETP, Elsewhen, Line, Site
 WATCHES = ("red", "green", "blue")
 
 DOWNLOAD = """\
+set -e
 echo "download $JETWATCH_PLAY_UUID" >> {effects}
 for name in 1 2 3 4 5 6 7 8; do echo "$JETWATCH_PLAY_UUID" > "$JETWATCH_DOWNLOAD_PATH/$name"; done
 """
 PLAY = """\
 echo "begin $JETWATCH_PLAY_UUID" >> {effects}
-cd "$JETWATCH_DOWNLOAD_PATH"
-[ "$(ls | wc -l) $(cat * | grep -c "$JETWATCH_PLAY_UUID")" = "8 8" ] || echo "torn $JETWATCH_PLAY_UUID" >> {effects}
+cd "$JETWATCH_DOWNLOAD_PATH" || exit 1
+names=$(ls) && text=$(cat *) || exit 1  # the disk itself fails: nothing can be said of the directory
+[ "$(echo "$names" | wc -l) $(echo "$text" | grep -c "$JETWATCH_PLAY_UUID")" = "8 8" ] ||
+  echo "torn $JETWATCH_PLAY_UUID" >> {effects}
 sleep {play_s}
 echo "end $JETWATCH_PLAY_UUID" >> {effects}
 """
@@ -110,6 +113,18 @@ class Ground(Site):
         """Every log line so far, of these events if some are named."""
         lines = [json.loads(text) for text in self.read_lines("log")]
         return [line for line in lines if not events or line["event"] in events]
+
+    def world(self) -> dict[Path, int]:
+        """What can be seen outside at this instant: each file, and how long it is."""
+        seen = (self.effects, self.deliveries, self.log, self.errors)
+        return {path: path.stat().st_size if path.exists() else 0 for path in seen}
+
+    def take_back(self, world: dict[Path, int]) -> None:
+        """Forget what was written after this instant: on a machine that was off by then it never happened."""
+        for path, size in world.items():
+            if path.exists():
+                whole = path.read_bytes()[:size]
+                os.truncate(path, whole.rfind(b"\n") + 1)
 
     # -- the end
 

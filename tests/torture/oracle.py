@@ -73,5 +73,7 @@ def _judge_what_was_told(ground: Ground, outcomes: dict[str, str | None]) -> Non
     }
     assert not differing, f"told, and true, where they differ: {differing}"
     delivered = {tuple(line.split()) for line in ground.delivery_lines()}
+    false = delivered - {(outcome, run) for run, outcome in outcomes.items()}
+    assert not false, f"hooks were told what is not so: {false}"
     owed = {(outcome, run) for run, outcome in outcomes.items()} - delivered
     assert not owed, f"hooks that were not delivered: {owed}"
