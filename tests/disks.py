@@ -40,14 +40,14 @@ def small_disk(place: Path, *, size: str = "32m", inodes: int = 0) -> Iterator[P
 
 
 class LoopDisk:
-    """A file that is mounted as a disk, and whose power can be cut. `kind`: ext4 or xfs."""
+    """A file that is mounted as a disk, and whose power can be cut. `kind`: ext4 or xfs; `options`: of its mkfs."""
 
-    def __init__(self, kind: str, image: Path, place: Path) -> None:
+    def __init__(self, kind: str, image: Path, place: Path, *options: str) -> None:
         self.place = place
         self._image = image
         with image.open("wb") as target:
             target.truncate(512 * 1024**2)
-        subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
+        subprocess.run([f"mkfs.{kind}", "-q", *options, image], check=True)
         place.mkdir()
         self.mount()
 

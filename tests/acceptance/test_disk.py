@@ -217,3 +217,40 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(site: Site, call: str, erro
     again = "SELECT run, name, count(*) FROM event WHERE name = 'run_finished' GROUP BY 1 HAVING count(*) > 1"
     assert database.execute(again).fetchall() == []
     database.close()
+
+
+@pytest.mark.skipif(why_no_loop("ext4") is not None, reason=str(why_no_loop("ext4")))
+def test_a_disk_that_truly_fails_to_sync_is_waited_for(site: Site) -> None:
+    """Its blocks find no room below it, so syncs end with EIO for real; when they do, the agent goes on by itself."""
+    with small_disk(site.root / "below", size="40m") as below:
+        # Without a log of its own the file system does not give up for good at its first error.
+        image, kind = below / "image", ("-O", "^has_journal", "-e", "continue")
+        disk = LoopDisk("ext4", image, site.root / "disk", *kind)
+        try:
+            site.state = disk.place / "state"
+            agent = site.start({"check_command": "true", "check_interval": 1, "jet_command": "true"}, "--no-splay")
+            agent.wait_for("run_finished", outcome="ok")
+            below_filling = Filling(below)
+            below_filling.fill()
+            assert agent.wait_for("journal_stalled")["reason"] in ("io_error", "read_only")
+            below_filling.empty()
+            agent.wait_for("journal_resumed")
+            number = len(agent.told("run_finished"))
+            agent.wait_for("run_finished", nth=number + 2)
+            told = [line["play_uuid"] for line in agent.told("run_finished")]
+            assert len(told) == len(set(told))
+            assert agent.stop() == 0
+        finally:
+            site.end()
+            disk.unmount()
+
+
+def test_a_log_that_nobody_can_take_stops_nothing(site: Site) -> None:
+    """Every line to a full device is dropped; the runs go on and are recorded."""
+    config = {"check_command": "true", "check_interval": 1, "jet_command": site.shell("echo x >> plays")}
+    agent = site.start(config, "--no-splay", before=["sh", "-c", 'exec "$@" > /dev/full', "sh"])
+    until(lambda: len(site.read_lines("plays")) >= 2)
+    until(lambda: [run["outcome"] for run in site.runs()][:2] == ["ok", "ok"])
+    assert agent.stop() == 0
+    assert agent.errors == ""
+    assert len(site.read_lines("plays")) >= 2
