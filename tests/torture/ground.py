@@ -50,6 +50,7 @@ class Ground(Site):
         self.log = self.root / "log"
         self.errors = self.root / "errors"
         self.started_at_s: list[float] = []
+        self._log_before = 0
         self.living: list[subprocess.Popen[bytes]] = []
         words = {"effects": self.effects, "deliveries": self.deliveries, "play_s": play_s}
         for name, text in (("download", DOWNLOAD), ("play", PLAY), ("hook", HOOK)):
@@ -77,6 +78,7 @@ class Ground(Site):
         """A new agent, without splay; its log goes where all the others' went. `before` are words that start it."""
         self.started_at_s.append(time.time())
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
+            self._log_before = log.tell()
             agent = subprocess.Popen(
                 [
                     *before,
@@ -92,6 +94,16 @@ class Ground(Site):
             )
         self.living.append(agent)
         return agent
+
+    def wait_for_beginning(self, agent: subprocess.Popen[bytes], within_s: float = 60.0) -> None:
+        """Until this agent, the newest, has said that it works, or has ended."""
+        deadline = time.monotonic() + within_s
+        while agent.poll() is None and time.monotonic() < deadline:
+            with self.log.open("rb") as log:
+                log.seek(self._log_before)
+                if b'"agent_started"' in log.read():
+                    return
+            time.sleep(0.01)
 
     def settle(self, *, at: Elsewhen | None = None) -> None:
         """Let everything that is open come to its end, in an agent that works once."""

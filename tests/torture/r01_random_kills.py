@@ -54,6 +54,8 @@ def _ordeal(dose: Dose, kills: int, *, supervisors_too: bool) -> tuple[Counter[s
 def _kill(ground: Ground, dose: Dose, *, supervisors_too: bool) -> int:
     """Start an agent, kill something at a random instant. Returns how many supervisors were killed."""
     agent = ground.launch()
+    if dose.random.random() < 0.5:
+        ground.wait_for_beginning(agent)  # else a busy machine would see them killed while they start, and nothing else
     deadline = time.monotonic() + dose.random.uniform(0.0, LONGEST_LIFE_S)
     while time.monotonic() < deadline and agent.poll() is None:
         time.sleep(0.005)  # the instant of the kill is the point, not something to wait for

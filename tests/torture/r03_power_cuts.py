@@ -63,7 +63,9 @@ def _cuts(dose: Dose, kind: str, cuts: int) -> tuple[Counter[str], int]:
 
 
 def _cut(ground: Ground, disk: LoopDisk, dose: Dose) -> None:
-    ground.launch(at=Elsewhen(rebooted=True))
+    agent = ground.launch(at=Elsewhen(rebooted=True))
+    if dose.random.random() < 0.8:
+        ground.wait_for_beginning(agent)  # else a busy machine would be cut off while they start, and nothing else
     time.sleep(dose.random.uniform(0.0, LONGEST_LIFE_S))  # the instant is the point, not something to wait for
     world = ground.world()
     disk.cut_power()
