@@ -56,9 +56,11 @@ from jetwatch.telling import Voice
 
 if TYPE_CHECKING:
     from jetwatch.telemetry.meter import Meter
+    from jetwatch.telemetry.sending import Sender
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _ENGINE_PATIENCE_S = 2.0
+_SENDING_PATIENCE_S = 30.0  # with --once the next agent may come in a day
 _AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
 
 
@@ -149,6 +151,7 @@ class _Agent:
             self._state,
             Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
+        self._voice.sender = self._make_sender()
         self._voice.meter = self._make_meter()
         self._name = tree.name_of(os.getpid())
         self._selector = selectors.DefaultSelector()
@@ -168,7 +171,27 @@ class _Agent:
 
         known, dropped = self._journal.watches(), lambda: self._voice.dropped
         return meter_for(
-            self._settings.metrics, self._state, self._runtime, self._engine, known=known, lines_dropped=dropped
+            self._settings.metrics,
+            self._state,
+            self._runtime,
+            self._engine,
+            known=known,
+            lines_dropped=dropped,
+            sender=self._voice.sender,
+        )
+
+    def _make_sender(self) -> Sender | None:
+        if self._settings.log.http is None:
+            return None
+        from jetwatch.sending import sender_for
+
+        return sender_for(
+            self._settings.log.http,
+            self._layout,
+            self._runtime.clock,
+            newest_seq=self._journal.last_seq(),
+            line=self._voice.fields_of,
+            tell=self._runtime.tell,
         )
 
     def run(self) -> int:
@@ -216,6 +239,8 @@ class _Agent:
         self._engine_thread.start()
         if self._voice.meter is not None:
             self._voice.meter.start()
+        if self._voice.sender is not None:
+            self._voice.sender.start()
         self._notifier.send("READY=1")
         self._notifier.status(_standing(len(self._settings.watches), 0))
 
@@ -406,6 +431,10 @@ class _Agent:
     def _tell_the_end(self) -> None:
         if self._voice.meter is not None:
             self._voice.meter.close(self._engine.view())
+        if self._voice.sender is not None:
+            if self._options.once:
+                self._voice.sender.drain(_SENDING_PATIENCE_S)
+            self._voice.sender.close()
         self._voice.flush(timeout_s=0.2)
         stopped = AgentStopped(open_runs=len(self._engine.open_runs()), lines_dropped=self._voice.dropped)
         self._voice.tell(Told(stopped, self._runtime.clock.now().wall_us))

@@ -413,6 +413,33 @@ class MetricsFailed(Event):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SinkFailed(Event):
+    """History cannot be sent over HTTP; it is kept and tried again. Told once, until it worked again."""
+
+    name = "sink_failed"
+    level = "warning"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkResumed(Event):
+    """History is sent over HTTP again, after so many failures."""
+
+    name = "sink_resumed"
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkLost(Event):
+    """Events of the history will never be sent over HTTP."""
+
+    name = "sink_lost"
+    level = "error"
+    count: int
+    reason: str
+
+
 def catalogue() -> tuple[type[Event], ...]:
     """Every event class, in the order of this file."""
     return tuple(Event.__subclasses__())

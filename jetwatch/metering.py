@@ -9,7 +9,8 @@ from jetwatch.engine.engine import Engine
 from jetwatch.engine.runtime import Runtime
 from jetwatch.records import AgentState, AgentView, WatchState, WatchView
 from jetwatch.telemetry.meter import Meter, Roads, Sources
-from jetwatch.telemetry.metrics import Facts
+from jetwatch.telemetry.metrics import DROPPED, LOST, SENT, UNSENT, Facts, Metric
+from jetwatch.telemetry.sending import Sender
 from jetwatch.telemetry.statsd import Target
 
 
@@ -21,16 +22,22 @@ def meter_for(
     *,
     known: Mapping[str, WatchState],
     lines_dropped: Callable[[], int],
+    sender: Sender | None,
 ) -> Meter:
     """The agent's meter, not started. `known` is every watch of the journal. Raises ConfigError."""
     statsd = settings.statsd
     target = Target(statsd.address, statsd.prefix, statsd.dogstatsd, statsd.tags) if statsd is not None else None
+
+    def counts() -> dict[Metric, float]:
+        found: dict[Metric, float] = {DROPPED: lines_dropped()}
+        return found if sender is None else {**found, UNSENT: sender.waiting, SENT: sender.sent, LOST: sender.lost}
+
     sources = Sources(
         facts=Facts(agent.version, agent.started),
         now=runtime.clock.now,
         post=runtime.post,
         view=engine.view,
-        lines_dropped=lines_dropped,
+        counts=counts,
         tell=runtime.tell,
     )
     watches = tuple(

@@ -1,6 +1,6 @@
 """Where everything lies on disk, with its owner and mode, and the lock that makes one agent the owner of it.
 
-    lock  id  told  journal.db  control.sock      the agent's own
+    lock  id  told  sent  journal.db  control.sock  the agent's own
     reserve                                       nothing but room: given up when the journal finds none
     runs/UUID/STEP.ATTEMPT/                       lock, started.json, exit.json, output: one start of one command
     runs/UUID/secrets/NAME.env                    secret values for the starts to come; gone when the run is settled
@@ -51,7 +51,7 @@ _REMOTE = (
 )
 _INSIDE = ("runs", "hooks", "downloads", "exchange", "cache", "shim")
 _PASSED_THROUGH = ("downloads", "exchange", "cache")
-_FILES = ("lock", "id", "told", "reserve", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
+_FILES = ("lock", "id", "told", "sent", "reserve", "journal.db", "journal.db-wal", "journal.db-shm", "control.sock")
 _OURS = frozenset((*_INSIDE, *_FILES, "trash", "lost+found"))
 
 
@@ -100,6 +100,11 @@ class StateDir:
     def told(self) -> Path:
         """Up to which event the log was written."""
         return self.root / "told"
+
+    @property
+    def sent(self) -> Path:
+        """Up to which event the history was sent over HTTP."""
+        return self.root / "sent"
 
     @property
     def socket(self) -> Path:

@@ -8,29 +8,31 @@ from __future__ import annotations
 import socket
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jetwatch.config.model import LogFormat, LogSettings
 from jetwatch.events import Told
-from jetwatch.telemetry.render import Teller, resolve_format
+from jetwatch.telemetry.render import Teller, json_fields, resolve_format
 from jetwatch.telemetry.watermark import Watermark
 
 if TYPE_CHECKING:
     from jetwatch.telemetry.logfile import LogFile
     from jetwatch.telemetry.meter import Meter
+    from jetwatch.telemetry.sending import Sender
 
 _STDOUT = 1
 
 
 class Voice:
-    """All roads of one agent. `meter` is set by its owner, where there is one."""
+    """All roads of one agent. `meter` and `sender` are set by its owner, where there are such."""
 
     def __init__(self, log: LogSettings, *, format: str | None, level: str | None, told: Path, newest_seq: int) -> None:
         """`format` and `level` go over the configuration's. Raises ConfigError for a file that cannot be opened."""
-        who = {"host": socket.gethostname(), "version": metadata.version("jetwatch")}
+        self._who = who = {"host": socket.gethostname(), "version": metadata.version("jetwatch")}
         wanted = LogFormat(format) if format else log.format
         self.level = level or log.level
         self.meter: Meter | None = None
+        self.sender: Sender | None = None
         self._file, self._file_teller = self._open_file(log, who)
         self._teller = Teller(_STDOUT, resolve_format(wanted, _STDOUT), self.level, **who)
         self._watermark = Watermark(told, newest_seq)
@@ -66,9 +68,15 @@ class Voice:
         self._teller.tell(told)
         if self.meter is not None:
             self.meter.count(told)
+        if told.seq is not None and self.sender is not None:
+            self.sender.news(told.seq)
         if told.seq is not None:
             self._told_seq = told.seq
             self.raise_watermark()
+
+    def fields_of(self, told: Told) -> dict[str, Any]:
+        """What the line of an event holds."""
+        return json_fields(told, **self._who)
 
     def raise_watermark(self) -> None:
         """A line that only waits to be written is told again if we die before it is."""

@@ -26,6 +26,7 @@ from jetwatch.config.model import (
     WatchSettings,
 )
 from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Mode, Number, Size, Text
+from jetwatch.config.sink import HTTP
 from jetwatch.config.tables import Either, Key, Table
 from jetwatch.config.times import Duration, Jitter, Schedule, Zone
 from jetwatch.config.windows import Windows
@@ -122,6 +123,7 @@ LOG = Table(
         ),
         Key("file", Location(), "A file that gets every line as JSON, besides standard output.", record=LogSettings),
         Key("file_mode", Mode(), "The file's mode, when the agent makes it.", record=LogSettings),
+        Key("http", HTTP, "A server that gets the history over HTTP.", record=LogSettings, default_text="none"),
     ),
     LogSettings,
 )

@@ -119,6 +119,26 @@ class WatchSettings:
     digest: str = ""
 
 
+class SinkFormat(StrEnum):
+    """In what form history is posted: one JSON object a line, or in the envelopes of Splunk's HTTP Event Collector."""
+
+    NDJSON = "ndjson"
+    HEC = "hec"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Where history is posted, and where the token stands that opens the door."""
+
+    url: str = ""
+    format: SinkFormat = SinkFormat.NDJSON
+    token_file: Path | None = None
+    token_env: str | None = None
+    ca_file: Path | None = None
+    index: str | None = None
+    timeout_s: float = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """`format` None: console on a terminal, else JSON. `fold_s`: how often not-due checks are counted in one line.
@@ -131,6 +151,7 @@ class LogSettings:
     fold_s: float = 3600.0
     file: Path | None = None
     file_mode: int = 0o640
+    http: HttpSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,10 +304,11 @@ class Journal:
         """Every hook that is still owed, in its order."""
         return self._hooks("SELECT record FROM outbox WHERE state = 'owed' ORDER BY +id")
 
-    def events_after(self, seq: int) -> Iterator[Told]:
-        """The history after `seq`, in order."""
+    def events_after(self, seq: int, limit: int | None = None) -> Iterator[Told]:
+        """The history after `seq`, in order; at most `limit` events."""
+        most = -1 if limit is None else limit
         for number, at_us, name, text in self._rows(
-            "SELECT seq, at_us, name, record FROM event WHERE seq > ? ORDER BY seq", (seq,)
+            "SELECT seq, at_us, name, record FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (seq, most)
         ):
             kind = self._events.get(name)
             if kind is not None:

@@ -11,7 +11,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from jetwatch.errors import ConfigError, Problem
 from jetwatch.events import Event, MetricsFailed, Told
 from jetwatch.records import AgentView, Stamp
-from jetwatch.telemetry.metrics import Facts, Reading, Tally, readings
+from jetwatch.telemetry.metrics import Facts, Metric, Reading, Tally, readings
 from jetwatch.telemetry.statsd import Statsd, Target
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Sources:
     now: Callable[[], Stamp]
     post: Callable[[Callable[[], None]], None]
     view: Callable[[], AgentView]
-    lines_dropped: Callable[[], int]
+    counts: Callable[[], Mapping[Metric, float]]
     tell: Callable[[Event], None]
 
 
@@ -166,7 +166,7 @@ class Meter:
 
     def _read(self) -> list[Reading]:
         sources = self._sources
-        return readings(self._asking.newest, self._tally, sources.facts, sources.lines_dropped(), sources.now())
+        return readings(self._asking.newest, self._tally, sources.facts, sources.counts(), sources.now())
 
 
 class _Asking:

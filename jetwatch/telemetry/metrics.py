@@ -12,7 +12,7 @@ import platform
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -79,6 +79,9 @@ CONFIG_OK = Metric(
     "config_last_reload_successful", Kind.GAUGE, "Whether the newest configuration is in force: 0 when it was rejected."
 )
 DROPPED = Metric("log_lines_dropped_total", Kind.COUNTER, "Log lines that nobody took, since this agent started.")
+UNSENT = Metric("history_unsent", Kind.GAUGE, "Events of the history that wait to be sent over HTTP.")
+SENT = Metric("history_sent_total", Kind.COUNTER, "Events that were sent over HTTP, since this agent started.")
+LOST = Metric("history_lost_total", Kind.COUNTER, "Events that will never be sent over HTTP, since this agent started.")
 RUNS = Metric("runs_total", Kind.COUNTER, "Runs that ended, by outcome, since the journal began.", ("watch", "outcome"))
 CHECKS = Metric("checks_total", Kind.COUNTER, "Checks by result, since this agent started.", ("watch", "result"))
 STEPS = Metric(
@@ -112,9 +115,9 @@ BYTES = Metric(
 )
 
 CATALOGUE = (
-    BUILD_INFO, STARTED, PROGRESS, CONFIG_OK, DROPPED, RUNS, CHECKS, STEPS, OPEN, LAST_OK, LAST_CHECK, NEXT_CHECK,
-    FAILURES, CHECK_ERRORS, SUSPENDED, QUARANTINED, HELD, BLOCKED, DUE, OUTBOX, OUTBOX_OLDEST, ABANDONED, REQUESTS,
-    BYTES,
+    BUILD_INFO, STARTED, PROGRESS, CONFIG_OK, DROPPED, UNSENT, SENT, LOST, RUNS, CHECKS, STEPS, OPEN, LAST_OK,
+    LAST_CHECK, NEXT_CHECK, FAILURES, CHECK_ERRORS, SUSPENDED, QUARANTINED, HELD, BLOCKED, DUE, OUTBOX,
+    OUTBOX_OLDEST, ABANDONED, REQUESTS, BYTES,
 )  # fmt: skip
 
 
@@ -180,14 +183,17 @@ class Facts:
     started: Stamp
 
 
-def readings(view: AgentView, tally: Tally, facts: Facts, lines_dropped: int, now: Stamp) -> list[Reading]:
-    """Every figure at this instant, in the order of the catalogue. `now` may be later than the view: it is stuck."""
+def readings(view: AgentView, tally: Tally, facts: Facts, counts: Mapping[Metric, float], now: Stamp) -> list[Reading]:
+    """Every figure at this instant, in the order of the catalogue. `now` may be later than the view: it is stuck.
+
+    `counts` are figures without labels that others keep: of log lines, of what is sent.
+    """
     found = [
         Reading(BUILD_INFO, (facts.version, platform.python_version()), 1),
         Reading(STARTED, (), _seconds(facts.started)),
         Reading(PROGRESS, (), _seconds(view.at)),
         Reading(CONFIG_OK, (), not view.config_rejected),
-        Reading(DROPPED, (), lines_dropped),
+        *(Reading(metric, (), value) for metric, value in counts.items()),
         *tally.readings(frozenset(watch.state.watch for watch in view.watches)),
     ]
     for watch in view.watches:

@@ -22,7 +22,7 @@ from jetwatch.telemetry.outlet import Outlet
 from jetwatch.telemetry.plain import visible
 from jetwatch.telemetry.reference import events_schema
 
-__all__ = ["Teller", "events_schema", "resolve_format"]
+__all__ = ["Teller", "events_schema", "json_fields", "resolve_format"]
 
 FIELD_LIMIT_BYTES = 32 * 1024
 LEVELS = ("debug", "info", "warning", "error")
@@ -106,14 +106,25 @@ class Teller:
         self._outlet.close()
 
     def _line(self, told: Told, level: str) -> Line:
-        own = {name: _bounded(value) for name, value in told.event.told_fields()}
-        line: Line = {"at_us": told.at_us} if self._console else {"timestamp": _rfc3339(told.at_us)}
-        line |= {"level": level, "event": told.event.name}
-        line |= {} if self._console else self._common
-        line |= {name: own.pop(name) for name in ("watch", "play_uuid") if name in own}
-        if told.seq is not None:
-            line["seq"] = told.seq
-        return line | own
+        if not self._console:
+            return _line(told, level, {"timestamp": _rfc3339(told.at_us)}, self._common)
+        return _line(told, level, {"at_us": told.at_us}, {})
+
+
+def _line(told: Told, level: str, when: Line, common: Line) -> Line:
+    own = {name: _bounded(value) for name, value in told.event.told_fields()}
+    line = {**when, "level": level, "event": told.event.name, **common}
+    line |= {name: own.pop(name) for name in ("watch", "play_uuid") if name in own}
+    if told.seq is not None:
+        line["seq"] = told.seq
+    return line | own
+
+
+def json_fields(told: Told, *, host: str, version: str) -> Line:
+    """What a line of JSON would hold, for those who put it into something else."""
+    common = {"host": host, "agent_version": version, "schema_version": SCHEMA_VERSION}
+    line = _line(told, told.event.told_level(), {"timestamp": _rfc3339(told.at_us)}, common)
+    return {name: _wholesome(value) for name, value in line.items()}
 
 
 def resolve_format(configured: str | None, fd: int) -> str:

@@ -41,7 +41,7 @@ def read(seen: AgentView, *events: Event) -> dict[tuple[str, ...], float | Distr
     tally = Tally()
     for event in events:
         tally.count(Told(event, NOW.wall_us))
-    return {(each.metric.name, *each.labels): each.value for each in readings(seen, tally, FACTS, 0, NOW)}
+    return {(each.metric.name, *each.labels): each.value for each in readings(seen, tally, FACTS, {}, NOW)}
 
 
 def checked(result: CheckResult) -> CheckFinished:
@@ -134,7 +134,7 @@ def test_no_revision_command_or_reason_is_ever_a_label() -> None:
     state = watch(
         last_revision=HOSTILE, quarantined_revision=HOSTILE, last_reason=HOSTILE, suspended=Suspension(HOSTILE, "", NOW)
     )
-    found = readings(view(state), Tally(), FACTS, 0, NOW)
+    found = readings(view(state), Tally(), FACTS, {}, NOW)
     assert "forged" not in prometheus.text(found).decode()
 
 
@@ -190,7 +190,7 @@ def daemon() -> Iterator[Daemon]:
 
 def figures(*states: WatchState) -> list[Reading]:
     """All figures of these watches."""
-    return readings(view(*states), Tally(), FACTS, 0, NOW)
+    return readings(view(*states), Tally(), FACTS, {}, NOW)
 
 
 def test_counters_are_told_as_what_came_since(daemon: Daemon) -> None:
@@ -275,7 +275,7 @@ def test_an_engine_that_does_not_answer_is_told_as_it_was_last_seen(tmp_path: Pa
             written.set()
         return later(100)
 
-    sources = Sources(FACTS, now, asked.append, lambda: view(watch()), lambda: 0, lambda event: None)
+    sources = Sources(FACTS, now, asked.append, lambda: view(watch()), dict, lambda event: None)
     meter = Meter(Roads(textfile=path, interval_s=0.01), sources, view(watch(requests=7)))
     meter.start()
     assert written.wait(20)
@@ -299,7 +299,7 @@ def test_a_road_that_fails_is_told_once_until_it_worked_again(tmp_path: Path) ->
         turns.append(None)
         return NOW
 
-    sources = Sources(FACTS, now, lambda call: call(), lambda: seen, lambda: 0, told.append)
+    sources = Sources(FACTS, now, lambda call: call(), lambda: seen, dict, told.append)
     meter = Meter(Roads(textfile=path, interval_s=0.01), sources, seen)
     meter.start()
     until(lambda: len(turns) > 5)
