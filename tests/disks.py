@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import os
 import shutil
 import struct
@@ -15,6 +17,7 @@ from pathlib import Path
 
 _STEP_BYTES = 64 * 1024
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN of the kernel's fs.h, which ext4, xfs and f2fs know
+_CLONE_NEWNS = 0x00020000
 _NO_LOG_FLUSH = 2  # what is not on disk now never comes there
 
 
@@ -39,10 +42,19 @@ def small_disk(place: Path, *, size: str = "32m", inodes: int = 0) -> Iterator[P
         unmount(place)
 
 
+@functools.cache
+def keep_mounts_to_ourselves() -> None:
+    """A namespace that anybody else makes meanwhile would keep a copy of what is mounted here, and with it the disk."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "no mount namespace can be made")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
 class LoopDisk:
     """A file that is mounted as a disk, and whose power can be cut. `kind`: ext4 or xfs; `options`: of its mkfs."""
 
     def __init__(self, kind: str, image: Path, place: Path, *options: str) -> None:
+        keep_mounts_to_ourselves()
         self.place = place
         self._image = image
         with image.open("wb") as target:
@@ -68,9 +80,7 @@ class LoopDisk:
         deadline = time.monotonic() + 30
         while self._is_mounted():
             subprocess.run(["umount", self.place], capture_output=True, check=False)
-            if time.monotonic() > deadline:
-                unmount(self.place)
-                raise AssertionError(f"{self.place}: somebody still uses this disk")
+            assert time.monotonic() < deadline, f"{self.place}: somebody still uses this disk"
             time.sleep(0.02)
 
     def _is_mounted(self) -> bool:

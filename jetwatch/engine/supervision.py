@@ -31,6 +31,7 @@ class Supervision:
         self._pidfd: int | None = None
         self._failures = 0
         self._relook_us = _RELOOK_US
+        self._is_launched = False
         self.reset()
 
     def reset(self) -> None:
@@ -58,14 +59,18 @@ class Supervision:
         self.wake_us = None
         if isinstance(result, CommandNotStarted):
             if result.code in _NOT_NOW:
-                pause_us = min(1_000_000 * 2**self._failures, _LONGEST_PAUSE_US)
-                self._failures = min(self._failures + 1, 10)
-                self.wake_us = self._runtime.clock.now().boot_us + pause_us
+                self._pause()
             self.refusal = result
         else:
-            self._failures = 0
+            self._is_launched = True
             self._watch(result)
         self._on_change()
+
+    def _pause(self) -> None:
+        """Before the next launch, longer after each that came to nothing."""
+        pause_us = min(1_000_000 * 2**self._failures, _LONGEST_PAUSE_US)
+        self._failures = min(self._failures + 1, 10)
+        self.wake_us = self._runtime.clock.now().boot_us + pause_us
 
     @property
     def refused_for_good(self) -> CommandNotStarted | None:
@@ -144,6 +149,11 @@ class Supervision:
         self._relook_us = _RELOOK_US
         if evidence.sight is not Sight.ALIVE:
             self._forget_pidfd()
+        if evidence.sight is Sight.NEVER_RAN and self._is_launched:
+            self._pause()  # a supervisor that found no room for its first word, say: the next one would not either
+        elif evidence.supervisor is not None or evidence.sight is Sight.DONE:
+            self._failures = 0
+        self._is_launched = self._is_launched and evidence.sight is Sight.ALIVE
         return evidence
 
     def _watch(self, process: ProcessId | None) -> None:

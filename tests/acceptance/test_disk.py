@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import pytest
 from agent_process import AgentProcess, Site, until
@@ -184,6 +185,24 @@ def test_how_far_the_log_is_told_outlives_a_power_cut(site: Site) -> None:
     finally:
         site.end()
         disk.unmount()
+
+
+@needs_strace
+def test_supervisors_that_cannot_begin_are_not_started_in_a_hot_loop(site: Site) -> None:
+    """None of them can name its first file: each start comes later than the one before, and the run stays open."""
+    config = {"check_command": "true", "check_interval": 1, "jet_command": "true"}
+    site.once({**config, "check_command": "false"})
+    fail = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", "inject=rename:error=EROFS"]
+    agent = site.start(config, "--no-splay", before=fail)
+    try:
+        starts = [agent.wait_for("step_started", nth=number + 1) for number in range(4)]
+    finally:
+        for pid in site.processes():  # the tracer and whom it traces
+            os.kill(pid, signal.SIGKILL)
+    at_s = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in starts]
+    for number, pause_s in enumerate((1.0, 2.0, 4.0)):
+        assert at_s[number + 1] - at_s[number] > 0.9 * pause_s
+    assert {line["play_uuid"] for line in starts} == {starts[0]["play_uuid"]}
 
 
 @needs_strace
