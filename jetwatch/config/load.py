@@ -267,6 +267,11 @@ def _look_at_whole(place: Node, mapping: Mapping, values: dict[str, Any], notes:
         notes.warning(
             mapping.entries["schedule"], "without `splay` every machine with this file starts at the same moment"
         )
+    if values.get("windows") and not values.get("splay_s"):
+        notes.warning(
+            mapping.entries["windows"],
+            "without `splay` every machine with this file starts what has waited when a window opens",
+        )
     zone = mapping.entries.get("timezone")
     if "timezone" in given and not given & {"schedule", "windows"} and zone and not zone.path.startswith("defaults."):
         notes.warning(zone, "`timezone` means nothing without `schedule` or `windows`")

@@ -225,7 +225,7 @@ _VALUES = """
 - *Secrets* are the values of `env` whose names match `SECRET_NAME` in any case, URLs with a user part, and all values
   of an `env_file`. They never reach the journal, a log line or a status.
 - *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`, a
-  `schedule` without `splay`, a `timezone` without `schedule` and `windows`.
+  `schedule` or `windows` without `splay`, a `timezone` without either.
 """
 
 

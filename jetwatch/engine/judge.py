@@ -111,7 +111,7 @@ def _plan_next(
     if question.known is not None and state.window is not None:
         # The content could not be told: the run waits on, and looks again when a check would.
         state = replace(state, window=replace(state.window, start=state.next_check or following))
-    if question.kind is TriggerKind.RETRY and answer.result is not CheckResult.DUE:
+    if question.kind is TriggerKind.RETRY and question.known is None and answer.result is not CheckResult.DUE:
         # The retry of a run looks at its content first: what it finds decides whether there is anything to try again.
         gone = answer.result is CheckResult.NOT_DUE
         retry, retry_at = (None, None) if gone else (state.retry, state.next_check)

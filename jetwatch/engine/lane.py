@@ -13,8 +13,6 @@ from typing import Protocol
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import incident, outbox, schedule, verbs
 from jetwatch.engine.admission import (
-    SPLAY,
-    WINDOW,
     Space,
     Surrounding,
     is_a_matter_of_turn,
@@ -27,7 +25,8 @@ from jetwatch.engine.decide import Close
 from jetwatch.engine.delivery import Delivery
 from jetwatch.engine.fold import Fold
 from jetwatch.engine.judge import in_words, judge
-from jetwatch.engine.opening import NOT_OF_A_RUN, close, deferred, disk_low, owed_hook, plan_run, started
+from jetwatch.engine.keeping import coming_starts, keep, misses_window
+from jetwatch.engine.opening import NOT_OF_A_RUN, close, disk_low, owed_hook, plan_run, started
 from jetwatch.engine.outcome import after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
@@ -44,7 +43,6 @@ from jetwatch.records import (
     OutboxEntry,
     Outcome,
     Run,
-    Shortage,
     Stamp,
     Trigger,
     TriggerKind,
@@ -360,7 +358,8 @@ class Lane:
         except CommandNotStarted:  # what the hook needs finds no room: the next check says the same, and first again
             space = Space(*self._runtime.commands.free_space()[0])
             self._runtime.tell(disk_low(self.name, space.shortage(settings.disk_reserve)))
-            self.put_state(replace(self.state, next_check=following))
+            window = replace(self.state.window, start=following) if self.state.window is not None else None
+            self.put_state(replace(self.state, next_check=following, window=window))
             return
         important = bool(judged.due or owed or judged.manual)
         stored = self._runtime.commit(*judged.events, watches=(judged.state,), hooks=owed, durable=important)
@@ -412,31 +411,21 @@ class Lane:
         elif "quarantined" in found:
             self.put_state(without_due(self.state))
             self._report(f"{self.name}: revision {trigger.revision} is quarantined; jetp clear {self.name}", False)
-        elif self.state.due != trigger or self.state.waiting_for != found or self._misses_window(found, now):
-            self._wait_for(settings, trigger, found, now)
+        elif (self.state.due, self.state.waiting_for) != (trigger, found) or misses_window(self.state, found, now):
+            self._keep(settings, trigger, found, now)
 
-    def _misses_window(self, found: tuple[str, ...], now: Stamp) -> bool:
-        """Whether a window that is closed has no start planned: it is met for the first time, or closed again."""
-        wait = self.state.window
-        return WINDOW in found and (wait is None or wait.start.remaining_us(now) == 0)
-
-    def _wait_for(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...], now: Stamp) -> None:
-        news = "disk_low" in found and "disk_low" not in self.state.waiting_for
-        state = replace(self.state, due=trigger, waiting_for=found, shortage=self._shortage(settings, found))
-        events: tuple[Event, ...] = ()
-        if self._misses_window(found, now):
-            state = self._timetable.wait_for_window(settings, state)
-            events = deferred(state, before=self.state.window)
+    def _keep(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...], now: Stamp) -> None:
+        window = self.state.window
+        if misses_window(self.state, found, now):
+            window = self._timetable.wait_for_window(settings)
+        is_low = self._low is not None and "disk_low" in found
+        shortage = self._low.shortage(settings.disk_reserve) if self._low is not None and is_low else None
+        state, events = keep(self.state, trigger, found, window=window, shortage=shortage)
         self.put_state(state, *events)
-        if state.shortage is not None and news:
-            self._runtime.tell(disk_low(state.watch, state.shortage))
         if "disk_low" in found:
             self._house.answered(CheckResult.LATER)
         if trigger.kind is TriggerKind.MANUAL and not all(is_a_matter_of_turn(word) for word in found):
             self._report(f"{self.name}: due, and kept, but no run starts now ({', '.join(found)}); jetp why", False)
-
-    def _shortage(self, settings: WatchSettings, found: tuple[str, ...]) -> Shortage | None:
-        return self._low.shortage(settings.disk_reserve) if self._low is not None and "disk_low" in found else None
 
     def _open(self, settings: WatchSettings, trigger: Trigger, now: Stamp) -> None:
         """Record the run, then let it begin."""
@@ -446,7 +435,7 @@ class Lane:
             secret_files = self._runtime.commands.keep_secrets(run_id, secrets)
         except CommandNotStarted:  # the disk became full, or fails, since it was looked at
             self._low = Space(*self._runtime.commands.free_space()[0])
-            self._wait_for(settings, trigger, ("disk_low",), now)
+            self._keep(settings, trigger, ("disk_low",), now)
             return
         run = plan_run(
             settings,
@@ -550,30 +539,14 @@ class Lane:
             wakes.append(self.walk.supervision.wake_us)
         until = self.state.suspended.until if self.state.suspended else None
         deadlines = [until]
-        if (
-            self.walk is None
-            and not self.asking.under_way
-            and self.settings is not None
-            and self._house.stopping is None
-        ):
-            deadlines += self._coming_starts(now)
+        is_free = self._is_waiting() and not self.delivery.holds_cycle()
+        if is_free and self.settings is not None and self._house.stopping is None:
+            deadlines += coming_starts(self.state, now, once=self._house.once, checked_once=self.checked_once)
         coming = [max(now.boot_us + d.remaining_us(now), self._start_allowed_us) for d in deadlines if d is not None]
         return min((wake for wake in wakes + coming if wake is not None), default=None)
 
     def _is_waiting(self) -> bool:
         return self.walk is None and not self.asking.under_way
-
-    def _coming_starts(self, now: Stamp) -> list[Deadline | None]:
-        """The times at which `_begin` has something to do; each of them is acted on when it comes."""
-        if self.delivery.holds_cycle():
-            return []
-        state = self.state
-        opening = [state.window.opens, state.window.start] if state.window is not None else []
-        # What has passed and still waits for something else would ring for ever.
-        waits = [each for each in (state.held_until, *opening) if each is not None and each.remaining_us(now) > 0]
-        if self._house.once:
-            return [*([] if self.checked_once else [state.next_check]), *(waits if SPLAY in state.waiting_for else [])]
-        return [state.next_check, *(waits if state.due is not None else [state.retry_at])]
 
 
 def _is_past(deadline: Deadline | None, now: Stamp) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from jetwatch.clock import Clock
 from jetwatch.config.model import Phase, WatchSettings
 from jetwatch.engine import schedule, windows
-from jetwatch.records import Deadline, PlannedBy, Stamp, WatchState
+from jetwatch.records import Deadline, PlannedBy, Stamp, WatchState, WindowWait
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,9 @@ class Timetable:
         planned = Deadline.after(now, 0) if self.no_splay else schedule.within_splay(settings, now, self.clock.uniform)
         return replace(state, next_check=planned, planned_by=PlannedBy.SPLAY)
 
-    def wait_for_window(self, settings: WatchSettings, state: WatchState) -> WatchState:
-        """The state with the start planned of an answer that waits for a window."""
-        wait = windows.wait_for_opening(settings.windows, self.clock.now(), self._splay_s(settings), self.clock.uniform)
-        return replace(state, window=wait)
+    def wait_for_window(self, settings: WatchSettings) -> WindowWait:
+        """The next opening of the watch's windows, and when its run is to start then."""
+        return windows.wait_for_opening(settings.windows, self.clock.now(), self._splay_s(settings), self.clock.uniform)
 
     def window_again(self, settings: WatchSettings, state: WatchState) -> WatchState:
         """The state after a restart, a reload or a step of the wall clock: the same wait, read off the clock again."""

@@ -338,6 +338,29 @@ def test_content_that_cannot_be_looked_at_keeps_the_run_due(
     assert (tmp_path / "played").read_text() == "one"
 
 
+def test_a_retry_whose_content_cannot_be_looked_at_stays_a_retry(
+    make: Make, clock: MovedClock, source: Path, tmp_path: Path
+) -> None:
+    """It waited for the window with its attempt, and goes on waiting with it."""
+    with make(of(source), looks=Looks) as engine:
+        engine.wait_for(1, "run_deferred")
+        due = engine.state().due
+        assert due is not None
+    retry = replace(due, kind=TriggerKind.RETRY, attempt=3)
+    with make(of(source), looks=Looks) as engine:
+        engine.wait_for(1, "check_finished")
+        state = replace(engine.state(), due=retry)
+        engine.runtime.post(lambda: engine.engine._lanes["watch"].put_state(state))
+        hidden = source.rename(source.with_name("hidden"))
+        clock.pass_s(TO_OPENING_S)
+        engine.wait_for(1, "check_finished", result="error", trigger="retry")
+        assert (engine.state().due, engine.state().retry_at) == (retry, None)
+        hidden.rename(source)
+        clock.pass_s(15)
+        engine.wait_for(1, "run_started", trigger="retry", attempt=3)
+        engine.wait_for(1, "run_finished", outcome="ok")
+
+
 def test_a_check_with_content_is_not_asked_again_at_the_opening(
     make: Make, clock: MovedClock, source: Path, tmp_path: Path
 ) -> None:

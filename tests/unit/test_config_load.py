@@ -491,9 +491,16 @@ def test_a_window_is_read_as_it_is_said(write: Write, text: str, window: Window)
 
 def test_a_window_is_in_the_zone_of_its_watch(write: Write) -> None:
     """Unless it says one itself; and `timezone` means something then."""
-    path = write(LEAST + "timezone: Asia/Tokyo\nwindows: [{days: mon}, {days: tue, timezone: UTC}]\n")
+    path = write(LEAST + "timezone: Asia/Tokyo\nsplay: 5m\nwindows: [{days: mon}, {days: tue, timezone: UTC}]\n")
     assert [window.timezone for window in watch_of(path).windows] == ["Asia/Tokyo", "UTC"]
     assert load(path)[1] == ()
+
+
+def test_windows_without_a_splay_are_warned_of(write: Write) -> None:
+    """A whole fleet would start at the opening."""
+    (warning,) = load(write(LEAST + "windows: [{days: mon}]\n"))[1]
+    assert (warning.line, warning.path) == (3, "windows")
+    assert "without `splay`" in warning.message
 
 
 def test_a_watch_undoes_the_windows_of_the_defaults(write: Write) -> None:

@@ -45,6 +45,7 @@ watches:
     on_fail: {run: [/bin/page], after: 3, when: first}
     on_recover: /bin/page --resolve
     windows: [{days: [mon, wed-fri], from: "22:00", to: "04:00"}, {days: sat, timezone: UTC}]
+    splay: 1m
     timeouts: {grace: 2}
   backup:
     schedule: '@daily'
