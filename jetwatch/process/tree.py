@@ -20,6 +20,7 @@ _EXITING = 0x4  # PF_EXITING and PF_KTHREAD of the kernel's sched.h, as /proc/PI
 _KERNEL_THREAD = 0x200000
 _PASSES = 100
 _MOST_PIDS = 2**22
+_INIT = 1  # the parent of everybody who lost theirs: to call it ours would be to end the machine
 _TWICE = 2  # two looks in a row that find nothing: the first may have met a fork half way
 _PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5  # who is still there after some looks is not ending: looking on costs the others their time
@@ -155,7 +156,7 @@ class Family:
         in_session = self._has_session()
 
         def is_ours(process: Process) -> bool | None:
-            if process.pid in (os.getpid(), self.root):
+            if process.pid in (_INIT, os.getpid(), self.root):
                 return False  # never ourselves: an agent that a command started carries its mark
             verdict: bool | None = (
                 process.parent in ours

@@ -15,6 +15,7 @@ from jetwatch import statedir
 from jetwatch.config.load import load
 from jetwatch.content_records import Look
 from jetwatch.engine.engine import Engine, Found
+from jetwatch.engine.runtime import Commands as RunsCommands
 from jetwatch.engine.runtime import Looks, Runtime
 from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
@@ -75,6 +76,13 @@ class MovedClock:
             self._boot_us += round(seconds * 1e6)
             self._ring()
 
+    def reboot(self, seconds: float) -> None:
+        """Another boot of the machine, so much later; nothing waits for the timer any more."""
+        with self._lock:
+            self.boot_id = f"{self.boot_id}+"
+            self._wall_us += round(seconds * 1e6)
+            self._boot_us, self._armed_us = 10_000_000, None
+
     def set_wall(self, wall_us: int) -> None:
         """Step the wall clock alone."""
         with self._lock:
@@ -122,6 +130,8 @@ class EngineInTime:
         looks: Callable[..., Looks] | None = None,
         *,
         once: bool = False,
+        commands: RunsCommands | None = None,
+        wrap: Callable[[Journal], Journal] = lambda journal: journal,
     ) -> None:
         self.clock = clock
         self.lines: list[Told] = []
@@ -131,7 +141,7 @@ class EngineInTime:
         self.layout = StateDir.at(top / "state")
         statedir.prepare(self.layout, passable=False)
         self.journal = Journal.open(self.layout.journal)
-        commands = Commands(
+        real = Commands(
             self.layout,
             launch.install(self.layout.shim),
             Place("none", None, True),
@@ -140,9 +150,9 @@ class EngineInTime:
         )
         self.runtime = Runtime(
             clock=clock,
-            journal=self.journal,
-            commands=commands,
-            looks=looks(commands, clock.new_id) if looks else NoContent(),
+            journal=wrap(self.journal),
+            commands=commands or real,
+            looks=looks(real, clock.new_id) if looks else NoContent(),
             layout=self.layout,
             host=Host("box", str(self.layout.root)),
             tell=self.lines.append,
@@ -162,6 +172,27 @@ class EngineInTime:
         """Let it work."""
         self._thread.start()
         return self
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended it against its will."""
+        return self._failure
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
+    def leave(self) -> None:
+        """End it as TERM does: what runs goes on, and the next engine finds it."""
+        self.runtime.post(lambda: self.engine.stop("detach", "test"))
+        until(lambda: not self._thread.is_alive(), "the engine did not leave")
+
+    def bury(self) -> None:
+        """Give back what a dead engine had open."""
+        self._thread.join()
+        self.runtime.close()
+        self.journal.close()
 
     def stop(self) -> None:
         """End it, leaving what runs."""
@@ -207,12 +238,12 @@ class EngineInTime:
         return found
 
     def settle(self) -> None:
-        """Let the engine do everything that is due at this instant."""
+        """Let the engine do everything that is due at this instant, unless it dies of it."""
         for _ in range(3):
             done = threading.Event()
-            until(lambda: self.runtime.workers == 0, "a worker did not come back")
+            until(lambda: self.runtime.workers == 0 or not self.is_alive, "a worker did not come back")
             self.runtime.post(done.set)
-            assert done.wait(WITHIN_S)
+            until(lambda event=done: event.wait(0.001) or not self.is_alive, "the engine did not answer")  # type: ignore[misc]
 
     def state(self, watch: str = "watch") -> WatchState:
         """What the engine thinks of a watch."""

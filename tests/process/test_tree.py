@@ -111,6 +111,13 @@ def test_orphans_in_the_leaders_session_are_found(bench: Workbench, popen: Start
     assert pids(family(leader=leader)) == {orphan}
 
 
+def test_the_first_process_is_nobodys() -> None:
+    """Every orphan is its child: a family with it would be the whole machine."""
+    first = tree.look_up(1)
+    assert first is not None
+    assert 1 not in pids(family(leader=(1, first.start_ticks)))
+
+
 def test_a_daemon_is_found_by_its_mark(bench: Workbench, popen: Started) -> None:
     """No parent, a session of its own: what it was started with is still in its environment."""
     begin(bench, popen, *bench.hostile("daemon"))
