@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,6 @@ def test_who_does_not_end_is_looked_at_less_and_less(bench: Workbench, popen: St
 
     pauses = as_nobody(kill)
     assert pauses[0] <= 0.01
-    assert pauses == sorted(pauses)
-    assert pauses[-1] >= 0.5
+    assert len(pauses) > 1
+    assert all(later in (2 * earlier, 1.0) for earlier, later in pairwise(pauses))
     assert popen[0].poll() is None
