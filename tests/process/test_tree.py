@@ -304,5 +304,5 @@ def test_who_does_not_end_is_looked_at_less_and_less(bench: Workbench, popen: St
     pauses = as_nobody(kill)
     assert pauses[0] <= 0.01
     assert len(pauses) > 1
-    assert all(later in (2 * earlier, 1.0) for earlier, later in pairwise(pauses))
+    assert all(later in (2 * earlier, tree._LONGEST_PAUSE_S) for earlier, later in pairwise(pauses))
     assert popen[0].poll() is None
