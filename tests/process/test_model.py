@@ -52,9 +52,11 @@ class Cycle:
     next_check_s: float = 0.0
     answer: int = DUE
     has_room: bool = True
+    saw_room: bool = True
+    """What the last look at the disk has shown; an agent that starts has not looked yet."""
     suspended: bool = False
     triggered: bool = False
-    waiting: str = ""
+    waiting: frozenset[str] = frozenset()
     """What a due answer waits for; empty: there is none."""
     step: str = ""
     """The command that runs; empty: no run is open."""
@@ -78,7 +80,7 @@ class Cycle:
             self.triggered = False
             self.next_check_s = self.now_s + self.interval_s
             self._ask()
-        elif self.waiting and self.waiting != "room" and not self._obstacle(look=False):
+        elif self.waiting and "room" not in self.waiting and not self._obstacles():
             self._begin()
         elif self.now_s >= self.next_check_s:
             self.next_check_s += self.interval_s
@@ -93,29 +95,28 @@ class Cycle:
         """A regular check. None is made while a person or a hold keeps runs back; a due answer asks nobody again."""
         if self.suspended or self.is_held:
             return
-        if self.waiting:
-            self._open_or_wait()
-        else:
+        if not self.waiting:
             self._ask()
+        elif "room" in self.waiting:
+            self.saw_room = self.has_room
+            self._open_or_wait()
 
     def _ask(self) -> None:
+        self.saw_room = self.has_room
         if self.answer == DUE:
             self._open_or_wait()
 
     def _open_or_wait(self) -> None:
-        self.waiting = self._obstacle(look=True)
+        self.waiting = self._obstacles()
         if not self.waiting:
             self._begin()
 
-    def _obstacle(self, *, look: bool) -> str:
-        if self.suspended:
-            return "person"
-        if self.is_held:
-            return "hold"
-        return "room" if look and not self.has_room else ""
+    def _obstacles(self) -> frozenset[str]:
+        found = {"person": self.suspended, "hold": self.is_held, "room": not self.saw_room}
+        return frozenset(name for name, holds in found.items() if holds)
 
     def _begin(self) -> None:
-        self.waiting = ""
+        self.waiting = frozenset()
         self.step = "download"
 
     def step_ended(self, exit_code: int) -> None:
@@ -212,6 +213,7 @@ class History(RuleBasedStateMachine):
         assert isinstance(self.engine.failure, KilledError | None), self.engine.failure
         self.engine.bury()
         self.cycle.next_check_s = self.cycle.now_s
+        self.cycle.saw_room = True
         self._start()
 
     def _ask_engine(self, call: Callable[[], object]) -> None:
