@@ -14,7 +14,7 @@ from typing import ClassVar
 from jetwatch.records import AgentState, OutboxEntry, Run, Stamp, WatchState
 
 SCHEMA_VERSION = 1
-"""Rises when a field changes its meaning or goes away; new events and new fields do not raise it."""
+"""Rises when an event or a field goes away, or changes name, type, unit or meaning; what is new does not raise it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # tests/ is no package
 
 from agent_process import Site  # noqa: E402
+from event_lines import problems  # noqa: E402
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -30,6 +31,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     made = Site()
     yield made
     made.end()
+    wrong = {problem for agent in made.agents for line in agent.lines for problem in problems(line)}
+    assert not wrong, sorted(wrong)
     if request.node.stash.get(_FAILED, False):
         print(f"kept: {made.root}")
         for agent in made.agents:
