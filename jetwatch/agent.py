@@ -103,12 +103,16 @@ def run(
 
 @contextmanager
 def _failing_disk_named(layout: StateDir) -> Iterator[None]:
-    """A disk that fails while an agent starts is no mistake of a configuration, and none of ours."""
+    """A disk that fails while an agent starts is no mistake of a configuration, and none of ours.
+
+    One that is read-only from the beginning is refused: somebody named the wrong directory.
+    """
     try:
         yield
     except (OSError, StateDirError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, OSError) and cause.errno in DISK_FAILS and cause.errno != errno.EROFS:
+        refused = isinstance(error, StateDirError) and isinstance(cause, OSError) and cause.errno == errno.EROFS
+        if isinstance(cause, OSError) and cause.errno in DISK_FAILS and not refused:
             raise StateDirFailing(str(cause.filename or layout.root), cause) from error
         raise
 

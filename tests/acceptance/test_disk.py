@@ -188,6 +188,18 @@ def test_how_far_the_log_is_told_outlives_a_power_cut(site: Site) -> None:
 
 
 @needs_strace
+@pytest.mark.parametrize("error", ["EIO", "EROFS"])
+def test_a_disk_that_fails_while_an_agent_starts_is_named(site: Site, error: str) -> None:
+    """75 and a sentence, not an internal error: the disk may be well the next time."""
+    site.configure({"check_command": "true", "jet_command": "true"})
+    inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", f"inject=rename:error={error}"]
+    agent = site.start(None, "--once", before=inject)
+    assert agent.wait() == 75, agent.story()
+    assert str(site.state) in agent.errors
+    assert "internal error" not in agent.errors
+
+
+@needs_strace
 def test_supervisors_that_cannot_begin_are_not_started_in_a_hot_loop(site: Site) -> None:
     """None of them can name its first file: each start comes later than the one before, and the run stays open."""
     config = {"check_command": "true", "check_interval": 1, "jet_command": "true"}
