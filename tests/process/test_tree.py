@@ -253,7 +253,7 @@ def test_who_has_just_ended_cannot_be_judged(bench: Workbench, popen: Started) -
     pid, _ = begin(bench, popen, "/bin/sleep", "60")
     process = tree.look_up(pid)
     assert process is not None
-    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is True
+    until(lambda: tree.is_marked(process, f"{MARK}={bench.mark}".encode()))  # just after exec there is none yet
     assert tree.is_marked(process, b"OTHER=1") is False
     popen[0].kill()
     until(lambda: (now := tree.look_up(pid)) and now.state == "Z")

@@ -162,7 +162,11 @@ def test_names_that_are_not_utf8_arrive_byte_for_byte(tmp_path: Path) -> None:
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9"]  # noqa: PTH208 - bytes
 
 
-@pytest.mark.parametrize("packed", [tar(), zipped(), bytes(512), bytes(100_000), gzip.compress(tar()), zstd(tar())])
+@pytest.mark.parametrize(
+    "packed",
+    [tar(), zipped(), bytes(512), bytes(100_000), gzip.compress(tar()), zstd(tar())],
+    ids=["tar", "zip", "one block of zeros", "zeros", "tar.gz", "tar.zst"],
+)
 def test_an_archive_of_nothing_is_nothing_yet(tmp_path: Path, packed: bytes) -> None:
     """A file of zeros, as a crash may leave one, is a valid tar without entries: it must not become an empty tree."""
     with pytest.raises(ContentRetry, match="nothing there yet"):
