@@ -348,7 +348,11 @@ class _Agent:
                 apply = self._refuse(error)
             self._runtime.post(apply)
 
-        threading.Thread(target=read, name="reload", daemon=True).start()
+        try:
+            threading.Thread(target=read, name="reload", daemon=True).start()
+        except RuntimeError:
+            sentence = "the machine has no room for one more thread to read it; send HUP again"
+            self._runtime.post(self._refuse(ConfigError([Problem(str(self._options.config_path), 1, "", sentence)])))
 
     def _adopt(self, settings: Settings) -> Callable[[], None]:
         changed = [name for name in _AGENT_WIDE if getattr(settings, name) != getattr(self._settings, name)]

@@ -23,12 +23,12 @@ class Notifier:
             return
         # A name that begins with @ is in the abstract namespace, which begins with a NUL.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
-            stream.setblocking(False)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
+                stream.setblocking(False)
                 stream.sendto("\n".join(lines).encode(), address)
-            except OSError:
-                return  # a supervisor that went away; the work goes on
+        except OSError:
+            return  # a supervisor that went away, or no descriptor to be had; the work goes on
 
     def status(self, sentence: str) -> None:
         """Say in words what the agent does, if that is news."""

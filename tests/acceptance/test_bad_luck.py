@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -338,7 +339,7 @@ def pids(site: Site) -> Iterator[Path]:
 
 
 def test_an_agent_outlives_a_machine_without_room_for_a_thread(site: Site, pids: Path) -> None:
-    """For a while nothing can be started; the agent lives, and goes on when there is room again."""
+    """For a while nothing can be started, nor read again; the agent lives, and goes on when there is room again."""
     enter = f'echo $$ > {pids}/cgroup.procs && exec "$@"'
     config = {"check_command": "true", "jet_command": "true", "check_interval": 1}
     agent = site.start(config, "--no-splay", before=["sh", "-c", enter, "sh"])
@@ -346,6 +347,8 @@ def test_an_agent_outlives_a_machine_without_room_for_a_thread(site: Site, pids:
     refusals = int((pids / "pids.events").read_text().split()[1])
     (pids / "pids.max").write_text("2")
     until(lambda: int((pids / "pids.events").read_text().split()[1]) >= refusals + 3)
+    agent.send(signal.SIGHUP)
+    assert "no room" in str(agent.wait_for("config_rejected"))
     assert agent.is_running
     number = len(agent.told("run_finished", outcome="ok"))
     (pids / "pids.max").write_text("max")
