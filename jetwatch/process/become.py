@@ -14,6 +14,8 @@ import os
 import resource
 import signal
 
+from jetwatch.process import tree
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -38,6 +40,7 @@ class Program:
         self.limits = [
             (name, getattr(resource, f"RLIMIT_{name.upper()}", -1), value) for name, value in spec.limits.items()
         ]
+        self.brand = (tree.Mark(spec.mark).brand, tree.hard_limit_of_brands())
 
 
 def _candidates(spec: CommandSpec) -> list[str]:
@@ -59,6 +62,7 @@ def become(spec: CommandSpec, program: Program, *, output_fd: int, error_fd: int
             os._exit(0)  # the holder died before it could write down that this command runs
         _connect(output_fd)
         _reset_oom_score()
+        tree.brand(*program.brand)
         stage = b"limits"
         for name, limit, value in program.limits:
             text = name.encode()

@@ -92,6 +92,7 @@ def _leave_the_agent() -> int:
     """Own name, own signals, nobody's terminal. Returns the descriptor that signals write their number to."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _call_myself("jetwatch-shim")
+    tree.lose_brand()
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)

@@ -1,4 +1,8 @@
-"""The processes of one command: found by cgroup, by descent, by session and by mark, and ended wholly.
+"""The processes of one command: found by cgroup, by descent, by session, by mark and by brand, and ended wholly.
+
+The mark is a variable in everybody's environment. The brand is a number made of it, in everybody's soft limit of file
+locks: a limit that counts for nothing since Linux 2.4.25, but is inherited, shown to everybody, and still there in who
+left the session, lost its parent and cleared its environment.
 
 Whoever holds a step's lock is its only killer. Without a cgroup the search is repeated with everything stopped until
 nothing new is found, so that no fork can run away from it. A zombie is dead; a process that KILL does not end is told,
@@ -8,6 +12,7 @@ not waited for in silence. Imports next to nothing: a supervisor loads it.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 
@@ -21,6 +26,8 @@ _KERNEL_THREAD = 0x200000
 _PASSES = 100
 _MOST_PIDS = 2**22
 _INIT = 1  # the parent of everybody who lost theirs: to call it ours would be to end the machine
+_BRAND_LIMIT = 10  # RLIMIT_LOCKS, which the module `resource` has no name for
+_BRAND_LINE = b"%-25s %d "  # as /proc/PID/limits shows the name and the soft limit
 _TWICE = 2  # two looks in a row that find nothing: the first may have met a fork half way
 _PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5  # who is still there after some looks is not ending: looking on costs the others their time
@@ -112,8 +119,40 @@ def _newest_first(pids: set[int]) -> list[int]:
     return sorted(pids, key=lambda pid: (newest - pid) % _MOST_PIDS)
 
 
-def is_marked(process: Process, mark: bytes) -> bool | None:
-    """Whether it has `mark` (`NAME=value`) in its environment; None when it has ended, and nobody can tell."""
+class Mark:
+    """What everybody carries whom one command started: a variable (`NAME=value`), and the brand made of it."""
+
+    __slots__ = ("brand", "variable")
+
+    def __init__(self, text: str) -> None:
+        self.variable = text.encode()
+        value = 0xCBF29CE484222325
+        for byte in self.variable:
+            value = (value ^ byte) * 0x100000001B3 % 2**64
+        self.brand = value >> 3 | 2**61  # 61 bits of FNV-1a: nobody else's, and no limit that anybody means
+
+
+def brand(number: int, hard: int) -> None:
+    """Brand this process, and all that it will start. `hard`: the hard limit as it is, which stays so."""
+    try:
+        resource.setrlimit(_BRAND_LIMIT, (number, hard))
+    except (OSError, ValueError):
+        pass  # somebody limited it: the mark has to do
+
+
+def lose_brand() -> None:
+    """Be nobody's: an agent that a command started hands its brand down, and its supervisors are not that command's."""
+    hard = hard_limit_of_brands()
+    brand(hard, hard)
+
+
+def hard_limit_of_brands() -> int:
+    """The second argument of `brand`, asked for before a fork."""
+    return resource.getrlimit(_BRAND_LIMIT)[1]
+
+
+def is_marked(process: Process, mark: Mark) -> bool | None:
+    """Whether it carries `mark`; None when it has ended, and nobody can tell."""
     if process.flags & _KERNEL_THREAD:
         return False
     try:
@@ -122,18 +161,29 @@ def is_marked(process: Process, mark: bytes) -> bool | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     except PermissionError:
-        return False  # somebody else's: found by descent or session, or not at all
+        return _is_branded(process, mark.brand)  # somebody else's
+    if mark.variable in text.split(b"\0") or _is_branded(process, mark.brand):
+        return True
     if text:
-        return mark in text.split(b"\0")
+        return False
     now = look_up(process.pid)  # it was started with nothing, or has given its memory back on its way out
     return None if now is None or now.is_ending else False
+
+
+def _is_branded(process: Process, number: int) -> bool:
+    try:
+        with open(f"{_PROC}/{process.pid}/limits", "rb") as source:
+            return _BRAND_LINE % (b"Max file locks", number) in source.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
 
 
 class Family:
     """How the processes of one command are found. Who was found once stays one of them, whatever becomes of its parent.
 
     `root`: pid of a subreaper below which all of them stay, itself not one of them (None: gone, or never there).
-    `leader`: pid and start time of the command, whose session the others share. `mark`: in everybody's environment.
+    `leader`: pid and start time of the command, whose session the others share. `mark`: the variable in everybody's
+    environment, of which everybody's brand is made.
     """
 
     def __init__(self, *, root: int | None, leader: tuple[int, int] | None, mark: str, cgroup: str | None) -> None:
@@ -141,7 +191,7 @@ class Family:
             raise ValueError(f"{mark!r} is no mark: every environment would match it")
         self.root = root
         self.leader = leader
-        self.mark = mark.encode()
+        self.mark = Mark(mark)
         self.cgroup = cgroup
         self._seen = {leader} if leader is not None else set()
 

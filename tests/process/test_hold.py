@@ -23,8 +23,18 @@ from jetwatch.records import CommandResult, Ending
 
 Run = Callable[..., Ended]
 
-HOSTILE_TO_A_CHECK = ["stay", "session", "daemon", "cleared", "stopped", "threaded", "swarm", "flood"]
-HOSTILE_TO_A_STEP = [*HOSTILE_TO_A_CHECK, "cleared_daemon"]
+HOSTILE = [
+    "stay",
+    "session",
+    "daemon",
+    "cleared",
+    "cleared_daemon",
+    "stopped",
+    "threaded",
+    "swarm",
+    "flood",
+    "silent",
+]
 
 IGNORED_BY_DEFAULT = {"SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
 C_LIBRARYS_OWN = 1 << 31 | 1 << 32  # 32 and 33: nobody can set them through it, so they stay as the test found them
@@ -135,14 +145,14 @@ def test_the_tail_of_the_output_is_in_the_result_without_its_secrets(run: Run) -
 # -- ending it
 
 
-@pytest.mark.parametrize("kind", HOSTILE_TO_A_CHECK)
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_a_cancelled_check_leaves_nobody(bench: Workbench, kind: str) -> None:
     """Whatever it started, however it resists, is gone when the result is there."""
     result = _cancelled(bench, bench.cancelled_check, kind)
     assert (result.ending, result.signal) == (Ending.CANCELLED, "SIGKILL")
 
 
-@pytest.mark.parametrize("kind", HOSTILE_TO_A_STEP)
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_a_cancelled_step_leaves_nobody(bench: Workbench, kind: str) -> None:
     """The same under a supervisor, from which not even a daemon without environment escapes."""
     result = _cancelled(bench, bench.cancelled_step, kind)
@@ -158,10 +168,10 @@ def _cancelled(bench: Workbench, cancelled: Run, kind: str) -> CommandResult:
 
 def test_a_timeout_leaves_nobody(run: Run, bench: Workbench) -> None:
     """TERM, which all of them ignore, then KILL after the grace."""
-    result = run(bench.hostile(*HOSTILE_TO_A_CHECK), timeout_s=1.5, grace_s=0.3).result
+    result = run(bench.hostile(*HOSTILE), timeout_s=1.5, grace_s=0.3).result
     assert (result.ending, result.signal, result.exit_code) == (Ending.TIMEOUT, "SIGKILL", 137)
     assert 1.8 <= result.duration_s <= 45
-    assert len(bench.registered()) >= len(HOSTILE_TO_A_CHECK)
+    assert len(bench.registered()) >= len(HOSTILE)
     assert bench.survivors() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import stat
@@ -229,6 +230,23 @@ def test_it_is_nobodys_child_and_holds_nothing_of_its_agent(bench: Workbench, fi
     step.end()
 
 
+def test_it_is_not_branded_by_whoever_started_its_agent(bench: Workbench, fifo: Path) -> None:
+    """A play may start an agent, and that hands the play's brand down; the command gets a brand of its own."""
+    soft, hard = resource.getrlimit(10)
+    tree.brand(tree.Mark("JETWATCH_STEP=of the play").brand, hard)
+    try:
+        step = bench.start(f"read line < {fifo}")
+        evidence = step.started()
+    finally:
+        resource.setrlimit(10, (soft, hard))
+    assert evidence.supervisor is not None
+    command = json.loads((step.directory / "started.json").read_text())["pid"]
+    brands = {pid: resource.prlimit(pid, 10)[0] for pid in (evidence.supervisor.pid, command)}
+    assert brands == {evidence.supervisor.pid: hard, command: tree.Mark(step.spec.mark).brand}
+    fifo.write_text("go\n")
+    step.end()
+
+
 # -- while it lives
 
 
@@ -341,10 +359,8 @@ def cgroup(request: pytest.FixtureRequest, bench: Workbench) -> Iterator[Callabl
 
 def test_who_was_left_by_a_dead_supervisor_is_buried(bench: Workbench, cgroup: Callable[[], str | None]) -> None:
     """TERM ignored, other sessions, no environment, stopped: nobody is left before the step may be called lost."""
-    kinds = ["stay", "session", "daemon", "cleared", "stopped", "threaded"]
+    kinds = ["stay", "session", "daemon", "cleared", "cleared_daemon", "stopped", "threaded"]
     group = cgroup()
-    if group is not None:
-        kinds.append("cleared_daemon")
     step = bench.start(bench.hostile(*kinds), cgroup=group)
     until(lambda: len(bench.registered()) > len(kinds))
     step.kill_supervisor()
@@ -633,7 +649,7 @@ def _killed(bench: Workbench, after_s: float) -> Sight:
     seen = starting.step.dead()
     if seen.sight is Sight.GONE:
         starting.step.bury()
-    until(lambda: not tree.meet_everybody(lambda process: tree.is_marked(process, spec.mark.encode())))
+    until(lambda: not tree.meet_everybody(lambda process: tree.is_marked(process, tree.Mark(spec.mark))))
     lines = effects.read_text().split() if effects.exists() else []
     if seen.sight is Sight.DONE:
         assert seen.result is not None

@@ -130,6 +130,23 @@ def test_a_daemon_is_found_by_its_mark(bench: Workbench, popen: Started) -> None
     assert pids(family(mark=f"{MARK}={bench.mark[:-1]}")) == set()
 
 
+def test_a_daemon_that_cleared_its_environment_is_found_by_its_brand(bench: Workbench, popen: Started) -> None:
+    """No parent, a session of its own, no variable: the limit of file locks is inherited all the same."""
+    mark = f"{MARK}={bench.mark}"
+    popen.append(
+        subprocess.Popen(
+            bench.hostile("cleared_daemon"),
+            preexec_fn=lambda: tree.brand(tree.Mark(mark).brand, tree.hard_limit_of_brands()),  # noqa: PLW1509
+        )
+    )
+    until(lambda: len(bench.registered()) == 2)
+    popen[0].kill()
+    popen[0].wait()
+    (orphan,) = bench.survivors()
+    assert pids(family(mark=mark)) == {orphan}
+    assert pids(family(mark=mark[:-1])) == set()
+
+
 @pytest.fixture
 def cgroup(bench: Workbench) -> Iterator[str]:
     """A cgroup of this test's own."""
@@ -253,13 +270,14 @@ def test_who_has_just_ended_cannot_be_judged(bench: Workbench, popen: Started) -
     pid, _ = begin(bench, popen, "/bin/sleep", "60")
     process = tree.look_up(pid)
     assert process is not None
-    until(lambda: tree.is_marked(process, f"{MARK}={bench.mark}".encode()))  # just after exec there is none yet
-    assert tree.is_marked(process, b"OTHER=1") is False
+    mark = tree.Mark(f"{MARK}={bench.mark}")
+    until(lambda: tree.is_marked(process, mark))  # just after exec there is none yet
+    assert tree.is_marked(process, tree.Mark("OTHER=1")) is False
     popen[0].kill()
     until(lambda: (now := tree.look_up(pid)) and now.state == "Z")
-    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is None
+    assert tree.is_marked(process, mark) is None
     popen[0].wait()
-    assert tree.is_marked(process, f"{MARK}={bench.mark}".encode()) is None
+    assert tree.is_marked(process, mark) is None
 
 
 # -- ending them

@@ -261,7 +261,7 @@ class Workbench:
 
     def left_behind(self) -> list[int]:
         """Every living process of this test: marked, registered, or a supervisor below its directory."""
-        mark, below = f"{MARK}={self.mark}".encode(), os.fsencode(self.root)
+        mark, below = tree.Mark(f"{MARK}={self.mark}"), os.fsencode(self.root)
         found = tree.meet_everybody(
             lambda process: (
                 process.pid != os.getpid() and (below in command_line(process.pid) or tree.is_marked(process, mark))
