@@ -367,6 +367,10 @@ class Site:
 
         return until(find)
 
+    def kill_supervisor(self, pid: int) -> bool:
+        """KILL this one of `supervisors`. False: it had ended."""
+        return kill_if(pid, lambda pid: _is_supervisor(pid, self.state))
+
     def processes(self) -> list[int]:
         """Everything alive that belongs to this site, agents included."""
         return [pid for pid in _pids() if _belongs_to(pid, self.state) and is_alive(pid)]
@@ -380,13 +384,25 @@ class Site:
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                kill_if(pid, lambda pid: _belongs_to(pid, self.state))
             time.sleep(0.01)
 
     def remove(self) -> None:
         """Remove what it left on disk."""
         shutil.rmtree(self.root)
+
+
+def kill_if(pid: int, is_still: Callable[[int], bool]) -> bool:
+    """KILL this process if it is still the one that is meant: its number may have been given to a stranger."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if is_still(pid):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                return True
+        finally:
+            os.close(pidfd)
+    return False
 
 
 def _pids() -> Iterator[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import statistics
 import time
@@ -60,13 +58,11 @@ def _kill(ground: Ground, dose: Dose, *, supervisors_too: bool) -> int:
     while time.monotonic() < deadline and agent.poll() is None:
         time.sleep(0.005)  # the instant of the kill is the point, not something to wait for
     victims = ground.supervisors()[:1] if supervisors_too and dose.random.random() < 0.6 else []
-    for pid in victims:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    killed = sum(ground.kill_supervisor(pid) for pid in victims)
     gently = bool(victims) and dose.random.random() < 0.25
     agent.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
     agent.wait(timeout=60)
-    return len(victims)
+    return killed
 
 
 def _recovered_s(ground: Ground) -> list[float]:

@@ -25,6 +25,7 @@ from row import Dose, NotHere, Row
 TRACER = Path(__file__).with_name("tracer.py")
 OURS = ("jetp", "python")
 AGENT = "0"
+ALIKE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the first agent after an edit would make calls that no other makes
 EVERY_CALL = 10_000
 AT_ONCE = min(2, os.cpu_count() or 1)
 
@@ -100,7 +101,7 @@ def _ground() -> Ground:
 def _trace(ground: Ground, where: str) -> int:
     tracer = [sys.executable, "-I", "-S", str(TRACER), str(ground.root / "trace"), where]
     try:
-        return ground.launch("--once", before=tracer).wait(timeout=120)
+        return ground.launch("--once", before=tracer, environ=ALIKE).wait(timeout=120)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"the agent did not end: {ground.told()[-3:]}") from None
 

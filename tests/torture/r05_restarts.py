@@ -8,7 +8,6 @@ no command may run twice, and the log says what was done instead.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import uuid
@@ -90,8 +89,9 @@ def _restarts(dose: Dose) -> str:
 
 def _end_in(ground: Ground, phase: str, number: signal.Signals) -> None:
     """A new agent, ended as soon as it is seen in this phase; what it told is kept beside what the others told."""
-    seen = _count(ground, phase)
     agent = ground.start(None, *(() if phase == "splay" else ("--no-splay",)))
+    agent.wait_for("agent_started")
+    seen = _count(ground, phase)
     if phase in EVENT_OF:
         agent.wait_for(EVENT_OF[phase], **({"step": "play"} if phase == "closing" else {}))
     else:
@@ -102,7 +102,7 @@ def _end_in(ground: Ground, phase: str, number: signal.Signals) -> None:
 def _end(ground: Ground, agent: AgentProcess, number: signal.Signals) -> None:
     agent.send(number)
     code = agent.wait()
-    assert code == (0 if number is signal.SIGTERM else -number), agent.story()
+    assert code == (0 if number is signal.SIGTERM else -number), f"left with {code}: {agent.story()}"
     with ground.log.open("a") as log:
         log.writelines(f"{json.dumps(line)}\n" for line in agent.lines)
     with ground.errors.open("a") as errors:
@@ -146,7 +146,7 @@ class Scene:
 
     def kill_supervisor(self) -> None:
         """Gone when this returns; the play lives on."""
-        os.kill(self.supervisor, signal.SIGKILL)
+        assert self.ground.kill_supervisor(self.supervisor)
         until(lambda: not is_alive(self.supervisor))
 
     def leave_result(self, text: str | None = None, **facts: Any) -> None:
