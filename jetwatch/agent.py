@@ -346,13 +346,18 @@ class _Agent:
                 apply = self._adopt(settings)
             except ConfigError as error:
                 apply = self._refuse(error)
+            except Exception as error:  # noqa: BLE001 - the thread's one catch-all: told, and the agent works on
+                apply = self._refuse(self._unreadable(f"could not be read: {type(error).__name__}: {error}"))
             self._runtime.post(apply)
 
         try:
             threading.Thread(target=read, name="reload", daemon=True).start()
         except RuntimeError:
-            sentence = "the machine has no room for one more thread to read it; send HUP again"
-            self._runtime.post(self._refuse(ConfigError([Problem(str(self._options.config_path), 1, "", sentence)])))
+            no_room = "the machine has no room for one more thread to read it; send HUP again"
+            self._runtime.post(self._refuse(self._unreadable(no_room)))
+
+    def _unreadable(self, sentence: str) -> ConfigError:
+        return ConfigError([Problem(str(self._options.config_path), 1, "", sentence)])
 
     def _adopt(self, settings: Settings) -> Callable[[], None]:
         changed = [name for name in _AGENT_WIDE if getattr(settings, name) != getattr(self._settings, name)]

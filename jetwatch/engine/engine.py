@@ -41,6 +41,9 @@ from jetwatch.records import (
 STOP_PATIENCE_US = 1_500_000
 """How long a detaching agent waits for checks that it killed: within the 2 s that it has in all."""
 
+MOST_PROBLEMS_KEPT = 20
+"""Of a configuration that was rejected, for `jetp status`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -362,7 +365,7 @@ class Engine:
 
     def reject(self, problems: tuple[str, ...]) -> None:
         """A configuration that will not do: the last good one stays, and says why."""
-        self._agent = replace(self._agent, config_rejected="\n".join(problems))
+        self._agent = replace(self._agent, config_rejected=_shortened(problems))
         self._runtime.commit(ConfigRejected(problems=problems), agent=self._agent)
 
     def check_all(self) -> None:
@@ -452,3 +455,10 @@ class Engine:
 
 def _digest(settings: WatchSettings | None) -> str | None:
     return settings.digest if settings is not None else None
+
+
+def _shortened(problems: tuple[str, ...]) -> str:
+    """One a line, as many as a person reads: the journal keeps them, and writes them with each change of the agent."""
+    kept = [problem if len(problem) <= 1000 else f"{problem[:999]}…" for problem in problems[:MOST_PROBLEMS_KEPT]]
+    left = len(problems) - len(kept)
+    return "\n".join([*kept, f"… and {left} more: see `jetp check-config`"] if left else kept)

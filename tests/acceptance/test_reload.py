@@ -191,3 +191,35 @@ def test_hup_while_a_check_runs_drops_nothing_of_an_unchanged_watch(site: Site) 
         agent.wait_for("check_finished", watch=watch, result="not_due")
     assert sorted(site.read_lines("begun")) == ["changed", "changed", "same"]
     assert len(agent.told("check_finished")) == 2
+
+
+def test_a_rejection_with_thousands_of_problems_is_kept_short(site: Site) -> None:
+    """Status shows the first of them and how many there are: the journal is not to hold megabytes of them."""
+    agent = site.start(QUIET, "--no-splay", "--log-level", "debug")
+    agent.wait_for("check_finished")
+    site.config.write_text("".join(f"k{number}: x\n" for number in range(5000)))
+    agent.send(signal.SIGHUP)
+    agent.wait_for("config_rejected")
+    rejected = site.data("status")["config_rejected"].splitlines()
+    assert rejected[0] == f"{site.config}:1: k0: no such key"
+    assert rejected[20:] == ["… and 4980 more: see `jetp check-config`"]
+
+
+def test_what_keeps_the_loader_from_working_is_a_rejection(site: Site) -> None:
+    """Not only a bad file: whatever goes wrong while it is read, the agent says so, works on and can reload again."""
+    fault = "import jetwatch.config.yaml_file as y, os\n_read = y.read\n"
+    fault += f"y.read = lambda *a: 1 / 0 if os.path.exists('{site.root}/fault') else _read(*a)\n"
+    folder = site.root / "fault.d"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(fault)
+    site.configure(QUIET)
+    agent = site.start(None, "--no-splay", "--log-level", "debug", environ={"PYTHONPATH": str(folder)})
+    agent.wait_for("check_finished")
+    (site.root / "fault").touch()
+    agent.send(signal.SIGHUP)
+    assert "ZeroDivisionError" in agent.wait_for("config_rejected")["problems"][0]
+    (site.root / "fault").unlink()
+    agent.send(signal.SIGHUP)
+    agent.wait_for("config_reloaded")
+    assert agent.stop() == 0
+    assert agent.errors == ""
