@@ -498,6 +498,15 @@ class AgentView:
 Record = TypeVar("Record")
 
 
+def is_text(text: str) -> bool:
+    """Whether a record can hold it: a path or a word of the system may have bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_json(record: Any) -> bytes:
     """A record as JSON (one line, UTF-8)."""
     return msgspec.json.encode(record)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetwatch.errors import StateDirBusy, StateDirError
+from jetwatch.records import is_text
 
 PRIVATE = 0o700
 PASSABLE = 0o711
@@ -56,17 +57,26 @@ _OURS = frozenset((*_INSIDE, *_FILES, "trash", "lost+found"))
 
 
 def choose(option: Path | None, environ: Mapping[str, str], configured: Path | None) -> Path:
-    """The state directory: `--state-dir`, else JETWATCH_STATE_DIR, else `state_dir:`, else the place of this user."""
+    """The state directory: `--state-dir`, else JETWATCH_STATE_DIR, else `state_dir:`, else the place of this user.
+
+    Raises StateDirError for a path that is not UTF-8: journal, log and templates could not hold it.
+    """
+    chosen = _chosen(option, environ, configured).absolute()
+    if not is_text(str(chosen)):
+        raise StateDirError(f"{str(chosen)!a}: a state directory's path must be UTF-8")
+    return chosen
+
+
+def _chosen(option: Path | None, environ: Mapping[str, str], configured: Path | None) -> Path:
     if option is not None:
-        return option.absolute()
+        return option
     if environ.get("JETWATCH_STATE_DIR"):
-        return Path(environ["JETWATCH_STATE_DIR"]).absolute()
+        return Path(environ["JETWATCH_STATE_DIR"])
     if configured is not None:
-        return configured.absolute()
+        return configured
     if os.geteuid() == 0:
         return _ROOT_STATE
-    base = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/"), ".local/state")
-    return Path(base).absolute() / "jetwatch"
+    return Path(environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/"), ".local/state")) / "jetwatch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import click
 
-from jetwatch.errors import ConfigError, JetwatchError
+from jetwatch.errors import ConfigError, JetwatchError, UsageError
+from jetwatch.telemetry.plain import visible
 
 _INTERNAL = 70
 _INTERRUPTED = 130
@@ -112,6 +113,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
+        _refuse_bytes(sys.argv[1:])
         result: Any = jetp.main(prog_name="jetp", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -130,10 +132,22 @@ def _run() -> int:
     return result if isinstance(result, int) else 0
 
 
+def _refuse_bytes(words: list[str]) -> None:
+    """Raise UsageError for a word that is not UTF-8: no log, journal or answer could hold it.
+
+    The words of `jetp local` are the engine's own business.
+    """
+    from jetwatch.records import is_text
+
+    for word in words if words[:1] != ["local"] else ():
+        if not is_text(word):
+            raise UsageError(f"not UTF-8: {visible(word)}")
+
+
 def _complain(error: JetwatchError) -> None:
     """The error's sentence on standard error; the problems of a configuration one per line, as compilers do it."""
     prefix = "" if isinstance(error, ConfigError) else "jetp: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print("\n".join(visible(line) for line in f"{prefix}{error}".split("\n")), file=sys.stderr)
 
 
 def _defect(error: Exception) -> int:

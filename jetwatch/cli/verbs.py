@@ -33,6 +33,7 @@ from jetwatch.journal.journal import Journal
 from jetwatch.process.launch import ask_to_stop
 from jetwatch.records import Run, Stamp, StepState, WatchState
 from jetwatch.statedir import StateDir
+from jetwatch.telemetry.plain import visible
 
 ANSWER_TIMEOUT_S = 15.0
 _ENDED_BADLY = 1
@@ -133,7 +134,7 @@ def resume(watch: str | None, layout: StateDir) -> None:
 def login() -> str:
     """Who is asking: the name behind sudo, else that of the user id."""
     if os.geteuid() == 0 and os.environ.get("SUDO_USER"):
-        return os.environ["SUDO_USER"]
+        return visible(os.environ["SUDO_USER"])
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -26,7 +26,7 @@ from jetwatch.config.model import Retry, Settings, WatchSettings, Window
 from jetwatch.config.nodes import Mapping, Node, Notes
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
 from jetwatch.errors import ConfigError, Problem
-from jetwatch.records import Command
+from jetwatch.records import Command, is_text
 
 _FORMS = frozenset({"watches", "defaults"})
 _MERGED = frozenset(
@@ -89,15 +89,20 @@ def _own_name() -> str:
 
 def _files(path: Path, notes: Notes) -> list[Path]:
     try:
-        if not path.is_dir():
-            return [path]
-        files = sorted(file for file in path.iterdir() if file.name.endswith(".yml") and not file.name.startswith("."))
+        files = [path] if not path.is_dir() else [file for file in path.iterdir() if _is_wanted(file.name)]
     except OSError as error:
         notes.add(Problem(str(path), 1, "", f"cannot be read: {error.strerror}"))
         return []
     if not files:
         notes.add(Problem(str(path), 1, "", "the directory has no *.yml file"))
-    return files
+    for file in files:
+        if not is_text(str(file)):
+            notes.add(Problem(str(file), 1, "", "the path is not UTF-8, so that no log could name it; rename it"))
+    return sorted(files)
+
+
+def _is_wanted(name: str) -> bool:
+    return name.endswith(".yml") and not name.startswith(".")
 
 
 def _read_file(top: Mapping, found: _Found) -> None:

@@ -95,8 +95,8 @@ class Notes:
 
 
 def _on_one_line(problem: Problem) -> Problem:
-    """The problem without control characters: a value of the file cannot break a line of a report, or forge one."""
-    return dataclasses.replace(problem, message=_printable(problem.message))
+    """The problem without control characters: no value or name of a file can break a line of a report, or forge one."""
+    return dataclasses.replace(problem, file=_printable(problem.file), message=_printable(problem.message))
 
 
 def _printable(text: str) -> str:

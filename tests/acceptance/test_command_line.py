@@ -544,3 +544,30 @@ def test_an_interrupted_follow_leaves_the_play_alone(site: Site) -> None:
         child.send_signal(signal.SIGINT)
         assert child.wait(PATIENCE_S) == 130
     assert is_alive(play)
+
+
+# -- words that are no text
+
+
+@pytest.mark.parametrize(
+    "words", [["show", b"\xff"], ["suspend", "--reason", b"\xff"], ["watch", "--watch-config", b"/\xff"]]
+)
+def test_a_word_that_is_no_utf8_is_wrong_usage(words: list[str | bytes]) -> None:
+    """It is shown with its bytes escaped, on one line."""
+    done = subprocess.run([JETP, *words], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert re.fullmatch(rb"jetp: not UTF-8: /?\\udcff\n", done.stderr)
+
+
+def test_a_state_directory_whose_path_is_no_utf8_is_refused(site: Site) -> None:
+    """Journal and log could not hold it: 78 before anything is made."""
+    site.configure(QUIET)
+    path = os.fsencode(site.root) + b"/\xff"
+    environ = {os.fsencode(name): os.fsencode(text) for name, text in site.environ.items()}
+    command = [JETP, "watch", "--once", "--watch-config", site.config]
+    done = subprocess.run(
+        command, env=environ | {b"JETWATCH_STATE_DIR": path}, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 78
+    assert b"must be UTF-8" in done.stderr
+    assert not Path(os.fsdecode(path)).exists()

@@ -737,3 +737,19 @@ def test_any_text_is_a_configuration_or_a_list_of_problems(tmp_path_factory: pyt
     path = tmp_path_factory.getbasetemp() / "any.yml"
     path.write_text(text)
     assert all(problem.line >= 1 and problem.message for problem in problems_of(path))
+
+
+def test_a_file_whose_name_is_no_text_is_a_problem_that_can_be_told(tmp_path: Path) -> None:
+    """It is named with its bytes escaped; the others are read. Log and journal could not hold the name as it is."""
+    (tmp_path / "good.yml").write_text(LEAST)
+    (tmp_path / os.fsdecode(b"a\xff.yml")).write_text("watches: {a: {check_command: x, jet_command: y}}\n")
+    problem = the_problem(tmp_path)
+    assert problem.file == f"{tmp_path}/a\\udcff.yml"
+    assert "not UTF-8" in problem.message
+
+
+def test_a_file_whose_name_has_a_line_end_breaks_no_line(tmp_path: Path) -> None:
+    """The place of a problem is one line, whatever the file is called."""
+    (tmp_path / "a\nb.yml").write_text("x: 1\n" + LEAST)
+    for problem in problems_of(tmp_path):
+        assert str(problem).startswith(f"{tmp_path}/a\\nb.yml:")
