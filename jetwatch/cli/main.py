@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("jetwatch.cli.verbs:resume", "Allow new runs again."),
     "plan": ("jetwatch.cli.plan:plan", "What this configuration does to its servers on N machines."),
     "local": ("jetwatch.cli.local:local", "Apply a playbook to this machine."),
+    "import-cron": ("jetwatch.cli.importing:import_cron", "Print a watch.yml that does what a crontab does."),
     "version": ("jetwatch.cli.version:version", "Print the version."),
 }
 

@@ -1,0 +1,86 @@
+"""What cron ran, run by jetwatch: `jetp import-cron`, `jetp check-config`, one look, and the output."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from agent_process import JETP
+
+_ENVIRON = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "LANG": "C.UTF-8"}
+PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/from-cron-and-timers.md"
+CRONTAB = r"""# what this machine does
+GREETING = "good  morning"
+MAILTO=ops@example.org
+
+# per cent signs and input
+0 3 * * 1-5 tr a-z A-Z; echo \%F%dear all,%$GREETING {{
+@hourly echo "$GREETING" '{{.Names}}' > {there}/hourly; pwd >> {there}/hourly
+SHELL=/bin/bash
+@daily [[ $GREETING == good* ]] && echo "{{ ${#GREETING}" > {there}/daily
+@reboot true
+"""
+
+
+def jetp(*words: str | Path, code: int = 0, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`jetp WORDS`, with this text to read."""
+    done = subprocess.run(
+        [JETP, *words], env=_ENVIRON, input=text or "", capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def imported(tmp_path: Path, *words: str | Path, text: str | None = None) -> tuple[Path, str]:
+    """The watch.yml that was printed, valid, and what was said on standard error."""
+    done = jetp(*words, text=text)
+    path = tmp_path / "watch.yml"
+    path.write_text(done.stdout)
+    jetp("check-config", path)
+    return path, done.stderr
+
+
+def test_an_imported_crontab_does_what_cron_did(tmp_path: Path) -> None:
+    """Environment, shell, input and per cent signs, and braces that are no template."""
+    crontab = tmp_path / "crontab"
+    crontab.write_text(CRONTAB.replace("{there}", str(tmp_path)))
+    config, said = imported(tmp_path, "import-cron", "--user", getpass.getuser(), crontab)
+    assert f"{crontab}:3: MAILTO" in said
+    assert f"{crontab}:10: not imported: @reboot" in said
+    assert "  # per cent signs and input\n" in config.read_text()
+    state = tmp_path / "state"
+    jetp("watch", "--watch-config", config, "--once", "--no-splay", "--state-dir", state)
+    runs = json.loads(jetp("runs", "--json", "--state-dir", state).stdout)
+    by_watch = {run["watch"]: run["play_uuid"] for run in runs}
+    assert set(by_watch) == {"tr-a-z", "echo", "echo-2"}
+    output = jetp("logs", by_watch["tr-a-z"], "--state-dir", state).stdout
+    assert output == "DEAR ALL,\n$GREETING {{\n%F\n"
+    home = Path("~").expanduser()
+    assert (tmp_path / "hourly").read_text() == f"good  morning {{{{.Names}}}}\n{home}\n"
+    assert (tmp_path / "daily").read_text() == "{{ 13\n"
+
+
+def test_a_system_crontab_is_read_from_standard_input(tmp_path: Path) -> None:
+    """The user column is found out."""
+    config, said = imported(tmp_path, "import-cron", "-", text="17 * * * * root run-parts /etc/cron.hourly\n")
+    assert said == ""
+    assert "    user: root\n" in config.read_text()
+
+
+def test_a_file_without_jobs_is_refused(tmp_path: Path) -> None:
+    """With the reason for each line that could not be taken over."""
+    done = jetp("import-cron", "--user", "root", "-", text="@reboot x\n", code=2)
+    assert done.stdout == ""
+    assert "@reboot" in done.stderr
+    assert "no job" in done.stderr
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    """Its crontab becomes its watch.yml, to the letter, and its warnings are those that are said."""
+    crontab, config, warnings = re.findall(r"^```(?:crontab|yaml|text)\n(.*?)^```", PAGE.read_text(), re.M | re.S)[:3]
+    done = jetp("import-cron", "--user-column", "-", text=crontab)
+    assert done.stdout == config
+    assert done.stderr == warnings
