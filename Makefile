@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help dev demo test test-fast torture lint types bench-content clean
+.PHONY: help dev demo test test-fast torture lint types bench bench-content clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -34,11 +34,14 @@ lint: dev ## style, format, and which room may import which
 types: dev ## mypy, strict
 	$(BIN)/mypy
 
+bench: dev ## what the agent costs, beside other programs (20 minutes, root; peers go into .bench)
+	@for each in idle checks start; do $(BIN)/python bench/$$each.py --json .bench/$$each.json || exit; done
+
 bench-content: dev ## what fetching costs, beside other programs
 	$(BIN)/python bench/content.py
 
 clean: ## remove .venv and everything that was built
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .bench build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
