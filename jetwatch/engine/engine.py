@@ -120,7 +120,7 @@ class Engine:
 
         def tidy() -> frozenset[str]:
             self._runtime.commands.end_old_checks()
-            self._runtime.commands.forget_old_checks()
+            self._runtime.commands.forget_half_done()
             return self._runtime.commands.leftovers()
 
         self._runtime.work(tidy, self._begin, name="tidy")

@@ -116,8 +116,8 @@ class Commands(Protocol):
     def leftovers(self) -> frozenset[str]:
         """The ids of the runs that something on disk is named after."""
 
-    def forget_old_checks(self) -> None:
-        """Remove what the checks of an earlier agent said."""
+    def forget_half_done(self) -> None:
+        """Remove what an agent that was killed had begun for nobody: answers of checks, empty cgroups."""
 
     def end_old_checks(self) -> None:
         """End what the checks of an agent that was killed left."""

@@ -227,11 +227,15 @@ class Commands:
         names = (path.name.removeprefix(_TRASH) for home in self._homes() for path in _entries(home))
         return frozenset(name for name in names if _is_guid(name))
 
-    def forget_old_checks(self) -> None:
-        """Remove what the checks of an earlier agent said. Those of steps and hooks are named for them, and stay."""
+    def forget_half_done(self) -> None:
+        """Remove what the checks of an earlier agent said, and the cgroups that it made for nobody.
+
+        What steps and hooks say is named for them, and stays.
+        """
         for path in _entries(self._layout.exchange("")):
             if _is_guid(path.name):
                 self._forget_outputs(path.name)
+        self._place.sweep()
 
     def _homes(self) -> tuple[Path, Path]:
         return self._layout.downloads, self._layout.runs

@@ -187,7 +187,7 @@ class SimulatedMachine:
         """Nothing is on disk."""
         return frozenset()
 
-    def forget_old_checks(self) -> None:
+    def forget_half_done(self) -> None:
         """There are none."""
 
     def end_old_checks(self) -> None:

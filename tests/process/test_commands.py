@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from waiting import until
-from workbench import NOBODY, Workbench, need_root, tmpfs
+from workbench import NOBODY, Workbench, need, need_root, tmpfs
 
 from jetwatch import statedir
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process.commands import Commands
 from jetwatch.process.output import Writer
-from jetwatch.process.place import Place
+from jetwatch.process.place import Place, find_place
 from jetwatch.process.prepare import Surroundings
 from jetwatch.records import Command, CommandResult, Ending, Evidence, Sight
 from jetwatch.statedir import StateDir
@@ -212,8 +212,21 @@ def test_what_checks_of_an_earlier_agent_left_is_removed(house: House) -> None:
     for path in (house.layout.exchange(str(uuid.uuid4())), *kept):
         path.touch()
     (house.layout.exchange("") / str(uuid.uuid4())).mkdir()
-    house.commands.forget_old_checks()
+    house.commands.forget_half_done()
     assert set(house.layout.exchange("").glob("*.*")) == set(kept)
+
+
+def test_a_cgroup_that_an_earlier_agent_made_for_nobody_is_removed(house: House, bench: Workbench) -> None:
+    """It was killed before the supervisor began; the step is started again, in another one."""
+    need_root()
+    place = find_place(bench.mark)
+    need(place.root is not None, "cannot make cgroups here")
+    group = place.new_cgroup(f"{RUN}.play.1")
+    assert group is not None
+    surroundings = Surroundings({"PATH": os.environ["PATH"]}, umask=0o022)
+    Commands(house.layout, bench.program, place, surroundings, bench.mark).forget_half_done()
+    assert place.root is not None
+    assert not place.root.exists()
 
 
 # -- room

@@ -144,6 +144,13 @@ class Ground(Site):
                 whole = path.read_bytes()[:size]
                 os.truncate(path, whole.rfind(b"\n") + 1)
 
+    def cgroups(self) -> list[str]:
+        """The control groups of this state directory's commands, wherever they are mounted."""
+        name = f"jetwatch-{(self.state / 'id').read_text().strip()}"
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        points = [words[4] for words in mounts if words[words.index("-") + 1] == "cgroup2"]
+        return [folder for point in points for folder, _, _ in os.walk(point) if f"/{name}" in folder]
+
     # -- the end
 
     def __enter__(self) -> Ground:

@@ -5,7 +5,7 @@
 - no run had an effect twice, and none saw a directory that was not complete;
 - `ok` is said of plays that came to their end only, and every play that did is `ok`, or `lost` where that may be;
 - every outcome is told once after removing duplicates by seq, and was delivered to its hook;
-- no process is left, and no agent had a traceback or a crash to tell.
+- no process and no control group is left, and no agent had a traceback or a crash to tell.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def judge(ground: Ground, *, lost_at_most: int | None = 0) -> Counter[str]:
     assert lost_at_most is None or len(lost) <= lost_at_most, f"{len(lost)} runs lost, of {lost_at_most} that may be"
     _judge_what_was_told(ground, outcomes)
     assert ground.processes() == [], "a process is left"
+    assert ground.cgroups() == [], "a control group is left"
     said = ground.errors.read_text()
     assert "Traceback" not in said, said
     assert "Fatal Python error" not in said, said
