@@ -169,13 +169,14 @@ class Lane:
     def plan_again(self) -> None:
         """The wall clock was set."""
         if self.settings is not None:
-            self.state = self._timetable.again(self.settings, self.state)
-            self.state = self._timetable.window_again(self.settings, self.state)
+            again = self._timetable.window_again(self.settings, self._timetable.again(self.settings, self.state))
+            if again != self.state:  # recorded, so that `jetp status` says when it really is
+                self.put_state(again)
 
     def check_within_splay(self) -> None:
         """USR1: check now, within the splay."""
         if self.settings is not None:
-            self.state = self._timetable.soon(self.settings, self.state)
+            self.put_state(self._timetable.soon(self.settings, self.state))
 
     def configure(self, settings: WatchSettings | None) -> None:
         """A new configuration of this watch is in force (None: there is none). An open run is not touched."""

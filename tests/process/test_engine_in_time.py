@@ -109,6 +109,17 @@ def test_a_step_of_the_wall_clock_changes_no_interval(make: Make, clock: MovedCl
         engine.wait_for(2, "check_finished")
 
 
+def test_a_step_of_the_wall_clock_is_written_down(make: Make, clock: MovedClock) -> None:
+    """A schedule is planned anew, and the journal, which `jetp status` reads, knows at once."""
+    with make("schedule: '0 3 * * *'\ntimezone: UTC\njet_command: 'true'\n") as engine:
+        engine.settle()
+        clock.set_wall(START_WALL_US + 3600 * 1_000_000)
+        engine.settle()
+        (state,) = engine.journal.watches().values()
+        assert state.next_check is not None
+        assert state.next_check.at.wall_us % (86_400 * 1_000_000) == 3 * 3600 * 1_000_000
+
+
 def test_not_due_checks_are_counted_once_an_hour(make: Make, clock: MovedClock) -> None:
     """One checks_folded line per hour says how many checks said not due."""
     with make("check_command: 'false'\njet_command: 'true'\ncheck_interval: 600\n") as engine:
