@@ -1,4 +1,4 @@
-"""`jetp import-cron`: what runs jobs now, as a watch.yml."""
+"""`jetp import-cron` and `jetp import-timer`: what runs jobs now, as a watch.yml."""
 
 from __future__ import annotations
 
@@ -53,6 +53,42 @@ def import_cron(file: TextIO, user_column: bool | None, user: str | None) -> Non
     form = "with" if user_column else "without"
     header = (f"Made by `jetp import-cron` from {file.name}, read as a crontab {form} a user column.",)
     click.echo(watch_file.text(found, (*header, *from_cron.HEADER_NOTES), from_cron.DEFAULTS), nl=False)
+
+
+@click.command("import-timer", short_help="Print a watch.yml that does what a systemd timer does.")
+@click.argument("timer", type=click.File(encoding="utf-8"))
+@click.argument("service", type=click.File(encoding="utf-8"), required=False)
+def import_timer(timer: TextIO, service: TextIO | None) -> None:
+    """Print a watch.yml that does what the unit file TIMER does; its SERVICE is looked for beside it.
+
+    What has no equivalent is said on standard error and in a comment. Drop-ins are not read: `systemctl cat UNIT`
+    prints a unit with them. Nothing is run, and nothing is changed.
+
+    \b
+    Examples:
+      jetp import-timer /etc/systemd/system/report.timer > watch.yml && jetp check-config watch.yml
+      jetp import-timer report.timer /usr/lib/systemd/system/report.service
+    """
+    from jetwatch.importing import from_timer, unit, watch_file
+
+    moments = unit.read(Path(timer.name).name, _text(timer))
+    if service is None:
+        service = _beside(timer.name, from_timer.service_name(moments))
+    found = from_timer.convert(moments, unit.read(Path(service.name).name, _text(service)), home_of=_home)
+    for remark in found.remarks:
+        click.echo(f"warning: {remark.file}:{remark.line}: {remark.text}", err=True)
+    if not found.watches:
+        raise UsageError(f"{timer.name}: there is nothing in it that a watch could do")
+    header = (f"Made by `jetp import-timer` from {timer.name} and {service.name}.", *from_timer.HEADER_NOTES)
+    click.echo(watch_file.text(found, header, from_timer.DEFAULTS), nl=False)
+
+
+def _beside(timer: str, name: str) -> TextIO:
+    path = Path(timer).parent / Path(name).name
+    try:
+        return path.open(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give the service's file as a second word") from None
 
 
 def _text(file: TextIO) -> str:

@@ -10,7 +10,7 @@ from jetwatch.config.commands import NAME_PATTERN
 from jetwatch.config.times import Schedule, Zone
 from jetwatch.importing.crontab import Comment, Job, Line, Setting, Unreadable
 from jetwatch.importing.naming import Names
-from jetwatch.importing.watch_file import Aside, Import, Imported, Remark, Value
+from jetwatch.importing.watch_file import Aside, Import, Imported, Remark, Value, literal
 
 HEADER_NOTES = (
     "What differs from cron: output is kept (jetp logs), not mailed; a job that still runs is not started again;",
@@ -19,7 +19,6 @@ HEADER_NOTES = (
 DEFAULTS: Mapping[str, Value] = {"timeouts": {"play": "24h"}}
 """cron sets no limit; the default of a play, 2 h, could end a job that was never ended before."""
 
-_MARKERS = re.compile(r"\{\{|\{%|\{#")
 _MAIL = frozenset({"MAILTO", "MAILFROM", "MAIL_CHARSET", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING"})
 _EVERY_FEW_MINUTES = re.compile(r"\*\S* \*.*")
 
@@ -158,12 +157,7 @@ def _command(shell: str, job: Job) -> Value:
     script = job.command if job.stdin is None else _with_input(job.command, job.stdin)
     if shell == "/bin/sh" and "{{" not in script:
         return {"shell": script}
-    return {"run": [_literal(shell), "-c", _literal(script)]}
-
-
-def _literal(text: str) -> str:
-    """The template that renders as this text."""
-    return _MARKERS.sub(lambda marker: f"{{{{ '{marker[0]}' }}}}", text)
+    return {"run": [literal(shell), "-c", literal(script)]}
 
 
 def _with_input(command: str, stdin: str) -> str:

@@ -22,7 +22,10 @@ class Names:
 
     def of(self, command: str) -> str:
         """A name for this command, not given before."""
-        base = stem(command)
+        return self.exact(stem(command))
+
+    def exact(self, base: str) -> str:
+        """This name, or with a number if it was given before."""
         name, count = base, 1
         while name in self._given:
             count += 1

@@ -14,18 +14,20 @@ Value = str | Sequence[str] | Mapping[str, "Value"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.,+@%=-]*( [A-Za-z0-9_/.,+@%=-]+)*")
 _OTHERWISE_READ = re.compile(r"(?i:y|n|yes|no|on|off|true|false|null|~)|[-+.0-9][-+.0-9_a-fxo:]*")
+_MARKERS = re.compile(r"\{\{|\{%|\{#")
 _BLOCK = re.compile(r"[^\s\x00-\x1f\x7f-\x9f][^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that has no equivalent, or wants a look. `line` is that of what was imported."""
+    """Something that has no equivalent, or wants a look. `line` is that of `file`, "" where there is but one."""
 
     line: int
     text: str
+    file: str = ""
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.text}"
+        return f"{self.file} line {self.line}: {self.text}".lstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ def scalar(value: str) -> str:
     if value.isprintable():
         return "'" + value.replace("'", "''") + "'"
     return json.dumps(value)
+
+
+def literal(text: str) -> str:
+    """The template that renders as this text."""
+    return _MARKERS.sub(lambda marker: f"{{{{ '{marker[0]}' }}}}", text)
 
 
 def _comments(texts: Iterable[str], indent: str) -> Iterator[str]:

@@ -78,9 +78,50 @@ def test_a_file_without_jobs_is_refused(tmp_path: Path) -> None:
     assert "no job" in done.stderr
 
 
+def shown() -> list[str]:
+    """The blocks of the page that are read or printed."""
+    return re.findall(r"^```(?:crontab|ini|yaml|text)\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+
+
 def test_the_page_shows_what_is_printed() -> None:
     """Its crontab becomes its watch.yml, to the letter, and its warnings are those that are said."""
-    crontab, config, warnings = re.findall(r"^```(?:crontab|yaml|text)\n(.*?)^```", PAGE.read_text(), re.M | re.S)[:3]
+    crontab, config, warnings = shown()[:3]
     done = jetp("import-cron", "--user-column", "-", text=crontab)
     assert done.stdout == config
+    assert done.stderr == warnings
+
+
+def test_an_imported_timer_does_what_systemd_did(tmp_path: Path) -> None:
+    """Environment, words, a failure that does not count, variables, and the service beside the timer."""
+    (tmp_path / "note.timer").write_text("[Timer]\nOnCalendar=Mon..Fri 02:30 UTC\nRandomizedDelaySec=5min\n")
+    (tmp_path / "note.service").write_text(
+        f"""[Service]
+Type=oneshot
+WorkingDirectory={tmp_path}
+Environment="GREETING=good  morning" 'BRACES={{{{'
+ExecStartPre=-/bin/false
+ExecStart=/usr/bin/printf '[%%s]\\n' $GREETING ${{GREETING}} "it's" $$HOME * ${{BRACES}}
+ProtectSystem=strict
+"""
+    )
+    config, said = imported(tmp_path, "import-timer", tmp_path / "note.timer")
+    assert said == "warning: note.service:7: ProtectSystem=strict: no equivalent\n"
+    jetp("watch", "--watch-config", config, "--once", "--no-splay", "--state-dir", tmp_path / "state")
+    output = jetp("logs", "--state-dir", tmp_path / "state").stdout
+    assert output == "[good]\n[morning]\n[good  morning]\n[it's]\n[$HOME]\n[*]\n[{{]\n"
+
+
+def test_a_timer_without_its_service_says_what_to_do(tmp_path: Path) -> None:
+    """Where it was looked for."""
+    (tmp_path / "x.timer").write_text("[Timer]\nOnCalendar=daily\n")
+    assert f"{tmp_path}/x.service: No such file" in jetp("import-timer", tmp_path / "x.timer", code=2).stderr
+
+
+def test_the_page_shows_what_a_timer_becomes(tmp_path: Path) -> None:
+    """To the letter, but for the directory."""
+    timer, service, config, warnings = shown()[3:7]
+    (tmp_path / "report.timer").write_text(timer)
+    (tmp_path / "report.service").write_text(service)
+    done = jetp("import-timer", tmp_path / "report.timer")
+    assert done.stdout.replace(str(tmp_path), "/etc/systemd/system") == config
     assert done.stderr == warnings
