@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help dev demo test test-fast torture lint types bench bench-content clean
+.PHONY: help dev demo test test-fast test-system torture lint types bench bench-content package clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -22,6 +22,12 @@ test: dev ## all tests
 
 test-fast: dev ## the tests that take no time
 	$(BIN)/python -m pytest tests/unit -m "not slow"
+
+test-system: dev ## the deb on a booted machine (root, Debian, systemd-nspawn); after make package
+	$(BIN)/python -m pytest tests/system
+
+package: dev ## dist/: wheel, deb, rpm, jetp.pyz
+	$(BIN)/python packaging/build.py
 
 torture: dev ## try to break every promise; an hour
 	$(BIN)/python tests/torture

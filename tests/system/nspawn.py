@@ -1,0 +1,106 @@
+"""A machine with a systemd of its own: this host's root under an overlay, booted by systemd-nspawn in half a second."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from waiting import until
+
+
+def missing_here() -> str | None:
+    """Why no machine can be booted here; None if one can."""
+    if os.geteuid() != 0:
+        return "booting a machine asks for root"
+    if not Path("/usr/bin/dpkg").exists() or not Path("/usr/lib/systemd/systemd").exists():
+        return "this host is no Debian with systemd: its root serves as the machine's"
+    if shutil.which("systemd-nspawn") is None:
+        return "systemd-nspawn is not installed: apt install systemd-container"
+    return None
+
+
+class Machine:
+    """A booted machine. What is written to `root` is seen in it, and on the host it is gone with the machine."""
+
+    def __init__(self, root: Path, leader: int) -> None:
+        self.root = root
+        self._leader = leader
+
+    def run(self, *words: str, ok: bool = True, timeout_s: float = 120) -> str:
+        """What a command in the machine prints, both streams. It must end well unless `ok` is false."""
+        done = subprocess.run(
+            ["nsenter", "-t", str(self._leader), "-a", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == 0 or not ok, f"{words} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file in the machine."""
+        file = Path(f"/proc/{self._leader}/root{path}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a path in the machine."""
+        return os.path.lexists(f"/proc/{self._leader}/root{path}")
+
+    def read(self, path: str) -> str:
+        """The text of a file in the machine; empty if there is none."""
+        file = Path(f"/proc/{self._leader}/root{path}")
+        return file.read_text() if file.exists() else ""
+
+    def property(self, name: str, unit: str = "jetwatch") -> str:
+        """What systemd says about a unit."""
+        return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
+
+
+@contextmanager
+def booted(base: Path, packages: Path) -> Iterator[Machine]:
+    """A machine with `packages` at /packages. Everything is ended and unmounted afterwards."""
+    root, upper, work = (base / name for name in ("root", "upper", "work"))
+    for each in (root, upper, work):
+        each.mkdir(parents=True)
+    layers = f"lowerdir=/,upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(root)], check=True)
+    try:
+        # What the host itself holds of jetwatch is none of the machine's.
+        for left in ("etc/jetwatch", "var/lib/jetwatch", "var/log/jetwatch"):
+            shutil.rmtree(root / left, ignore_errors=True)
+        with (base / "console").open("wb") as console:
+            words = ["systemd-nspawn", "-D", str(root), "-M", f"jetwatch-{os.getpid()}", "--register=no", "--keep-unit"]
+            words += ["--private-network", "--console=pipe", f"--bind-ro={packages}:/packages", "-q", "-b"]
+            spawned = subprocess.Popen(
+                [*words, "systemd.unit=basic.target"], stdin=subprocess.DEVNULL, stdout=console, stderr=console
+            )
+        try:
+            machine = Machine(root, until(lambda: _leader_of(spawned.pid), 30))
+            until(lambda: "running" in machine.run("systemctl", "is-system-running", ok=False), 60, pause_s=0.1)
+            yield machine
+        finally:
+            spawned.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                spawned.wait(20)
+            spawned.kill()
+            spawned.wait()
+    finally:
+        subprocess.run(["umount", "-R", str(root)], check=True)
+
+
+def _leader_of(pid: int) -> int | None:
+    """The machine's first process, once it is systemd: before, a child of nspawn prepares it and goes."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                return int(child)
+    return None
