@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("jetwatch.cli.verbs:resume", "Allow new runs again."),
     "plan": ("jetwatch.cli.plan:plan", "What this configuration does to its servers on N machines."),
     "local": ("jetwatch.cli.local:local", "Apply a playbook to this machine."),
+    "init": ("jetwatch.cli.init:init", "Write a first watch.yml."),
     "import-cron": ("jetwatch.cli.importing:import_cron", "Print a watch.yml that does what a crontab does."),
     "import-timer": ("jetwatch.cli.importing:import_timer", "Print a watch.yml that does what a systemd timer does."),
     "version": ("jetwatch.cli.version:version", "Print the version."),
