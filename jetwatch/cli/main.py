@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("jetwatch.cli.init:init", "Write a first watch.yml."),
     "import-cron": ("jetwatch.cli.importing:import_cron", "Print a watch.yml that does what a crontab does."),
     "import-timer": ("jetwatch.cli.importing:import_timer", "Print a watch.yml that does what a systemd timer does."),
+    "completion": ("jetwatch.cli.completion:completion", "Print the completion of a shell."),
     "version": ("jetwatch.cli.version:version", "Print the version."),
 }
 

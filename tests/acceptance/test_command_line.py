@@ -17,7 +17,19 @@ from agent_process import JETP, MAY_UNSHARE, PATIENCE_S, AgentProcess, Site, is_
 
 COMMANDS = (
     *("watch", "check-config", "schema", "fetch", "status", "runs", "show", "logs", "why"),
-    *("trigger", "cancel", "clear", "suspend", "resume", "local", "init", "import-cron", "import-timer", "version"),
+    *(
+        "trigger",
+        "cancel",
+        "clear",
+        "suspend",
+        "resume",
+        "local",
+        "init",
+        "import-cron",
+        "import-timer",
+        "completion",
+        "version",
+    ),
 )
 QUIET = {"check_command": "false", "jet_command": "true", "check_interval": 3600}
 
