@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -252,6 +253,13 @@ def _refuse_foreign(path: Path) -> None:
             f"{path}: others may write to this directory, and so replace what lies in it: "
             f"name one of your own, or chmod go-w {path}"
         )
+
+
+def is_writable_by_others(facts: os.stat_result) -> bool:
+    """Whether somebody else may write to a file by its mode: everybody, or a group that is not this process's own."""
+    if facts.st_mode & stat.S_IWGRP and facts.st_gid not in (0, os.getegid()):
+        return True
+    return bool(facts.st_mode & stat.S_IWOTH)
 
 
 def _refuse_remote(root: Path) -> None:

@@ -6,6 +6,7 @@ expand to, and tags, merge keys and second documents are refused in words. Owns 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,6 +17,7 @@ import yaml
 
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, described, join, quoted
 from jetwatch.errors import ConfigError, Problem
+from jetwatch.statedir import is_writable_by_others
 
 LARGEST_FILE_BYTES = 1024 * 1024
 MOST_NODES = 100_000
@@ -24,6 +26,7 @@ MOST_NODES = 100_000
 DEEPEST = 32
 """Levels of nesting; the deepest key of watch.yml stands on the sixth."""
 
+_OPEN_TO_OTHERS = "others may write to it, and so decide what the agent runs; chmod go-w"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where pyyaml was built with it
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _QUOTE_HINT = "a value that begins with `{{` must stand in quotes"
@@ -58,9 +61,12 @@ def _bytes(path: Path) -> bytes:
 
 
 def _at_most(descriptor: int, size: int) -> bytes | None:
-    """The first bytes of a regular file, None when it is none."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    """The first bytes of a regular file, None when it is none. Raises PermissionError for what others may write."""
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
         return None
+    if is_writable_by_others(facts):
+        raise PermissionError(errno.EPERM, _OPEN_TO_OTHERS)
     content = b""
     while len(content) < size and (part := os.read(descriptor, size - len(content))):
         content += part

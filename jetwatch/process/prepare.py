@@ -20,6 +20,7 @@ from pathlib import Path
 from jetwatch import words
 from jetwatch.errors import CommandNotStarted, WordError
 from jetwatch.records import Command, CommandSpec
+from jetwatch.statedir import is_writable_by_others
 
 ENV_FILE_LIMIT_BYTES = 1024 * 1024
 _OWN_FORM = "#jetwatch:json\n"  # dotenv cannot write a value that ends with a backslash so that it reads it again
@@ -205,8 +206,11 @@ def _read_env_file(path: Path) -> dict[str, str]:
 def _read_regular(path: Path) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang the open
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "it is no file")
+        if is_writable_by_others(facts):  # LD_PRELOAD=… would run as the command's user
+            raise PermissionError(errno.EPERM, "others may write to it; chmod go-w")
         with os.fdopen(fd, encoding="utf-8", newline="", closefd=False) as source:
             return source.read(ENV_FILE_LIMIT_BYTES + 1)
     finally:
