@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help dev demo test test-fast test-system torture lint types bench bench-content package clean
+.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -42,6 +42,17 @@ types: dev ## mypy, strict
 
 bench: dev ## what the agent costs, beside other programs (20 minutes, root; peers go into .bench)
 	@for each in idle checks start; do $(BIN)/python bench/$$each.py --json .bench/$$each.json || exit; done
+
+audit: dev ## known weaknesses and licences of what is locked in requirements/
+	@$(PIP) 'pip-audit>=2.7' || echo "pip-audit could not be installed" >&2
+	$(BIN)/python packaging/audit.py
+
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file
+lock: dev ## write requirements/*.txt anew: versions and digests
+	@$(PIP) 'pip-tools>=7.4'
+	$(LOCK) requirements/release.txt --extra s3 --extra http --extra metrics --extra minio pyproject.toml
+	$(LOCK) requirements/dev.txt --extra dev --unsafe-package jetwatch --constraint requirements/release.txt pyproject.toml
 
 bench-content: dev ## what fetching costs, beside other programs
 	$(BIN)/python bench/content.py
