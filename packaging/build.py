@@ -25,6 +25,12 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 EXTRAS = "s3,http,metrics"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 HOME = Path("usr/lib/jetwatch")
+COMPLETIONS = {
+    "bash": "bash-completion/completions/jetp",
+    "zsh": "zsh/vendor-completions/_jetp",
+    "fish": "fish/vendor_completions.d/jetp.fish",
+}
+"""Where each shell looks for it, under /usr/share."""
 
 
 def main() -> None:
@@ -122,9 +128,23 @@ def lay_out(site: Path, tree: Path) -> None:
         shutil.copy2(ROOT / name, documents)
     shutil.copy2(ROOT / "packaging" / "nfpm" / "copyright", documents)
     (documents / "changelog.gz").write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
+    lay_out_help(tree)
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == program else 0o644)
+
+
+def lay_out_help(tree: Path) -> None:
+    """Man pages and completions, made by the program itself, where man and the shells look for them."""
+    pages = tree / "usr/share/man/man1"
+    _run(sys.executable, "packaging/man_pages.py", str(pages))
+    for page in sorted(pages.iterdir()):
+        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+        page.unlink()
+    for shell, place in COMPLETIONS.items():
+        file = tree / "usr/share" / place
+        file.parent.mkdir(parents=True)
+        file.write_text(_run(sys.executable, "-m", "jetwatch", "completion", shell))
 
 
 def _version(wheel: Path) -> str:
