@@ -18,11 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jetwatch import statedir
+from jetwatch import __version__, statedir
 from jetwatch.clock import SystemClock
 from jetwatch.config.load import load
 from jetwatch.config.model import Settings, StopMode
@@ -518,7 +517,7 @@ def _agent_state(options: Options, settings: Settings, layout: StateDir, place: 
         start_ticks=own.start_ticks if own else 0,
         boot_id=now.boot_id,
         started=now,
-        version=metadata.version("jetwatch"),
+        version=__version__,
         config_path=str(options.config_path),
         config_digest=settings.digest,
         detach=place.detach,

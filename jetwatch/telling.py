@@ -6,10 +6,10 @@ History is told at least once: how far the log has come stands in a watermark, w
 from __future__ import annotations
 
 import socket
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jetwatch import __version__
 from jetwatch.config.model import LogFormat, LogSettings
 from jetwatch.events import Told
 from jetwatch.telemetry.render import Teller, json_fields, resolve_format
@@ -28,7 +28,7 @@ class Voice:
 
     def __init__(self, log: LogSettings, *, format: str | None, level: str | None, told: Path, newest_seq: int) -> None:
         """`format` and `level` go over the configuration's. Raises ConfigError for a file that cannot be opened."""
-        self._who = who = {"host": socket.gethostname(), "version": metadata.version("jetwatch")}
+        self._who = who = {"host": socket.gethostname(), "version": __version__}
         wanted = LogFormat(format) if format else log.format
         self.level = level or log.level
         self.meter: Meter | None = None

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from jetwatch import __version__
 from jetwatch.cli.people import Screen
-from jetwatch.cli.version import installed_version
 from jetwatch.config.load import load
 from jetwatch.config.model import Phase, Settings, WatchSettings
 from jetwatch.config.scalars import Size
@@ -110,7 +110,7 @@ def make_plan(
     even = [Demand(evened(demand.watch), demand.requests) for demand in demands]
     as_it_is = simulate(demands, machines, random.Random(seed), now_us)  # noqa: S311 - a simulation
     stable = simulate(even, machines, random.Random(seed), now_us)  # noqa: S311
-    log_bytes = max((run_bytes(watch, settings.log, installed_version()) for watch in watches), default=0)
+    log_bytes = max((run_bytes(watch, settings.log, __version__) for watch in watches), default=0)
     periods = [(watch, period_s(watch, now_us)) for watch in watches]
     contents = [(watch, period) for watch, period in periods if watch.content is not None]
     return Plan(

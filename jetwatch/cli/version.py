@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
-from importlib import metadata
 
 import click
+
+from jetwatch import __version__
 
 PACKAGE = "jetwatch"
 
@@ -23,20 +23,14 @@ def version(as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(_everything(), indent=2))
     else:
-        print(f"{PACKAGE} {installed_version()}")
-
-
-def installed_version() -> str:
-    """The version of jetwatch that runs; `unknown` in a source tree that was never installed."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        print(f"{PACKAGE} {__version__}")
 
 
 def _everything() -> dict[str, object]:
+    import platform
+
     return {
-        "version": installed_version(),
+        "version": __version__,
         "python": platform.python_version(),
         "python_implementation": platform.python_implementation(),
         "platform": platform.platform(),
@@ -47,6 +41,8 @@ def _everything() -> dict[str, object]:
 
 def _dependencies() -> dict[str, str | None]:
     """Every library that is asked for, extras among them, with its version; None: not installed."""
+    from importlib import metadata  # reading of packages loads a parser of mail
+
     try:
         wanted = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
