@@ -71,6 +71,14 @@ def test_the_service_starts_and_runs_a_play(machine: Machine) -> None:
     end_held_run(machine, run)
 
 
+def test_commands_have_a_control_group_each(machine: Machine) -> None:
+    """The unit delegates its subtree, so ending a command ends all that it started."""
+    status = json.loads(machine.run("jetp", "status", "--json"))
+    if not machine.has("/sys/fs/cgroup/cgroup.controllers") and not machine.has("/sys/fs/cgroup/unified"):
+        pytest.skip("this host has no cgroup v2")
+    assert status["agent"]["cgroup"] in ("v2", "hybrid")
+
+
 def test_reload_reads_the_configuration_again(machine: Machine) -> None:
     """`systemctl reload` keeps the process, and a configuration with an error changes nothing."""
     pid = machine.property("MainPID")
@@ -106,7 +114,9 @@ def test_the_watchdog_replaces_an_agent_that_hangs_and_the_play_goes_on(machine:
     pid, restarts = machine.property("MainPID"), int(machine.property("NRestarts"))
     machine.run("kill", "-STOP", pid)
     until(lambda: int(machine.property("NRestarts")) == restarts + 1 and active(machine), 90, pause_s=0.2)
-    assert "Watchdog timeout" in machine.run("journalctl", "-u", "jetwatch", "-o", "cat")
+    journal = machine.run("journalctl", "-u", "jetwatch", "-o", "cat")
+    assert "Watchdog timeout" in journal
+    assert "Fatal Python error: Aborted" in journal  # and the stack of each thread
     assert machine.property("MainPID") not in (pid, "0")
     end_held_run(machine, run)
 
