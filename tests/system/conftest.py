@@ -31,8 +31,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = folder / "tree"
     _run("dpkg-deb", "-R", str(built), str(tree))
     _raise_version(tree / "DEBIAN" / "control")
-    for metadata in (tree / "usr/lib/jetwatch/site").glob("jetwatch-*.dist-info/METADATA"):
-        _raise_version(metadata)
+    _raise_version(tree / "usr/lib/jetwatch/site/jetwatch/__init__.py")
     with (tree / "etc/default/jetwatch").open("a") as defaults:
         defaults.write("# A line that the next version brings.\n")
     _run("dpkg-deb", "-Znone", "--root-owner-group", "-b", str(tree), str(folder / "next.deb"))
@@ -49,7 +48,9 @@ def machine(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def _raise_version(file: Path) -> None:
-    file.write_text(re.sub(r"^Version: .*$", "Version: 99.0", file.read_text(), count=1, flags=re.M))
+    text, changed = re.subn(r'^(Version: |__version__ = )("?).*?"?$', r"\g<1>\g<2>99.0\2", file.read_text(), flags=re.M)
+    assert changed == 1, f"{file} has no version"
+    file.write_text(text)
 
 
 def _run(*words: str) -> None:
