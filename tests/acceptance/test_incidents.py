@@ -32,7 +32,7 @@ def test_three_failures_are_told_once_and_so_is_their_end(site: Site) -> None:
     second = site.once(code=1)
     (opened,) = second.told("incident_opened")
     assert (opened["failures"], opened["outcome"], opened["failed_step"]) == (2, "failed", "play")
-    assert opened["level"] == "error"
+    assert opened["level"] == "warning"
     third = site.once(code=1)
     assert third.told("incident_opened") == []
     assert site.standing()["incident"] is True
