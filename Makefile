@@ -40,8 +40,8 @@ lint: dev ## style, format, and which room may import which
 types: dev ## mypy, strict
 	$(BIN)/mypy
 
-bench: dev ## what the agent costs, beside other programs (10 minutes, root; peers go into .bench)
-	@for each in idle checks start history; do $(BIN)/python bench/$$each.py --json .bench/$$each.json || exit; done
+bench: dev ## what the agent costs, beside other programs (15 minutes, root; peers go into .bench)
+	@for each in idle checks start output watches history; do $(BIN)/python bench/$$each.py --json .bench/$$each.json || exit; done
 
 audit: dev ## known weaknesses and licences of what is locked in requirements/
 	@$(PIP) 'pip-audit>=2.7' || echo "pip-audit could not be installed" >&2
