@@ -1,7 +1,8 @@
 # One command each. Everything goes into .venv; nothing else on the machine is touched.
 
 PYTHON ?= python3
-JOBS ?= 2
+# Tests wait more than they work: more of them than processors.
+JOBS ?= 4
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from engine_in_time import EngineInTime, MovedClock, until
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -447,10 +448,10 @@ class History(RuleBasedStateMachine):
         self._folder.cleanup()
 
 
-TestModel = History.TestCase
+TestModel = pytest.mark.timeout(600)(History.TestCase)
 TestModel.settings = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=25,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

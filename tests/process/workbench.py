@@ -68,6 +68,16 @@ def fill(path: Path) -> None:
             filler.write(bytes(4096))
 
 
+def unburied_children() -> list[int]:
+    """Children of this process that have ended and that nobody has waited for. Servers of other tests may live on."""
+    return [
+        process.pid
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and (process := tree.look_up(int(entry.name))) is not None
+        if process.parent == os.getpid() and process.is_dead
+    ]
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended, and all of its output that was kept."""
