@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # tests/ is no package, and waiting.py lies one directory up
 
 from waiting import until  # noqa: E402
-from workbench import Ended, Workbench  # noqa: E402
+from workbench import Ended, Workbench, children  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +34,17 @@ def bench() -> Iterator[Workbench]:
         made = Workbench(Path(root), str(uuid.uuid4()))
         yield made
         _leave_nobody(made)
+
+
+@pytest.fixture
+def no_child_left() -> Iterator[None]:
+    """A test after which this process has no child that it had not before, dead or alive.
+
+    It need not be without any: servers of other tests may be children of the same worker.
+    """
+    before = children()
+    yield
+    assert children() - before == set()
 
 
 def _leave_nobody(made: Workbench) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from waiting import until
-from workbench import NOBODY, PATH, Ended, Step, Workbench, as_nobody, need_root, unburied_children
+from workbench import NOBODY, PATH, Ended, Step, Workbench, as_nobody, need_root
 
 from jetwatch.process import launch
 from jetwatch.process.hold import hold
@@ -509,6 +509,7 @@ def test_another_user_can_answer_and_open_its_own_output(run: Run, bench: Workbe
 # -- the holder
 
 
+@pytest.mark.usefixtures("no_child_left")
 def test_a_held_command_leaves_no_descriptor_and_no_zombie(bench: Workbench) -> None:
     """Whether it ended, was killed or never started."""
     bench.as_check("true")
@@ -522,7 +523,6 @@ def test_a_held_command_leaves_no_descriptor_and_no_zombie(bench: Workbench) -> 
         bench.as_check(command, **changes)
     bench.as_check("sleep 60", timeout_s=0.05, grace_s=0.05)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
-    _expect_no_child()
 
 
 def test_no_process_to_be_had_is_said(bench: Workbench) -> None:
@@ -542,6 +542,7 @@ def test_no_process_to_be_had_is_said(bench: Workbench) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_child_left")
 def test_no_descriptor_to_be_had_is_said(bench: Workbench) -> None:
     """Wherever on the way to the command it is missing: a result, no exception, nobody left at the gate."""
     spec = bench.spec("true")
@@ -557,9 +558,9 @@ def test_no_descriptor_to_be_had_is_said(bench: Workbench) -> None:
     os.close(wake_fd)
     assert (endings[0], endings[-1]) == ("not_started", "exited")
     assert set(endings) == {"not_started", "exited"}
-    _expect_no_child()
 
 
+@pytest.mark.usefixtures("no_child_left")
 def test_a_command_that_cannot_be_recorded_does_not_run(bench: Workbench, tmp_path: Path) -> None:
     """What the announcement raises is raised, and the child at the gate leaves."""
 
@@ -569,12 +570,7 @@ def test_a_command_that_cannot_be_recorded_does_not_run(bench: Workbench, tmp_pa
     spec = bench.spec(f"touch {tmp_path}/effect")
     with pytest.raises(OSError, match="no room to write it down"):
         hold(spec, Counter(), announce, 0, supervisor=False)
-    _expect_no_child()
     assert not (tmp_path / "effect").exists()
-
-
-def _expect_no_child() -> None:
-    assert unburied_children() == []
 
 
 def test_a_signal_between_fork_and_exec_is_not_told_to_the_agent(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from waiting import until
-from workbench import Workbench, unburied_children
+from workbench import Workbench
 
 from jetwatch.process import launch, tree
 from jetwatch.process.shim import boot_id
@@ -134,6 +134,7 @@ def test_checks_of_a_killed_agent_are_ended_by_their_mark(bench: Workbench) -> N
     assert bench.survivors() == []
 
 
+@pytest.mark.usefixtures("no_child_left")
 def test_starting_and_looking_leaves_no_descriptor_and_no_zombie(bench: Workbench) -> None:
     """However often an agent does it."""
     bench.as_step("true")
@@ -141,4 +142,3 @@ def test_starting_and_looking_leaves_no_descriptor_and_no_zombie(bench: Workbenc
     for _ in range(5):
         bench.as_step("exit 1")
     assert sorted(Path("/proc/self/fd").iterdir()) == before
-    assert unburied_children() == []

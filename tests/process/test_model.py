@@ -450,8 +450,8 @@ class History(RuleBasedStateMachine):
 
 TestModel = pytest.mark.timeout(600)(History.TestCase)
 TestModel.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
+    max_examples=40,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -68,14 +68,10 @@ def fill(path: Path) -> None:
             filler.write(bytes(4096))
 
 
-def unburied_children() -> list[int]:
-    """Children of this process that have ended and that nobody has waited for. Servers of other tests may live on."""
-    return [
-        process.pid
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and (process := tree.look_up(int(entry.name))) is not None
-        if process.parent == os.getpid() and process.is_dead
-    ]
+def children() -> set[int]:
+    """Every child of this process, dead or alive."""
+    found = (tree.look_up(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {process.pid for process in found if process is not None and process.parent == os.getpid()}
 
 
 @dataclass(frozen=True)
