@@ -36,7 +36,7 @@ STALLED_NAME = "jetp-stalled"
 
 _ROOT_STATE = Path("/var/lib/jetwatch")
 _ROOT_SOCKET = Path("/run/jetwatch/control.sock")
-_REMOTE = (
+REMOTE_KINDS = (
     "nfs",
     "cifs",
     "smb",
@@ -264,7 +264,7 @@ def is_writable_by_others(facts: os.stat_result) -> bool:
 
 def _refuse_remote(root: Path) -> None:
     kind = file_system_of(root)
-    if kind.startswith(_REMOTE):
+    if kind.startswith(REMOTE_KINDS):
         raise StateDirError(
             f"{root}: on a file system of kind {kind}, where locks and durability do not hold: "
             "name a directory on a local disk with --state-dir"

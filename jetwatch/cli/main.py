@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("jetwatch.cli.reading:show", "One run in full."),
     "logs": ("jetwatch.cli.reading:logs", "The output of a run."),
     "why": ("jetwatch.cli.reading:why", "The last decision and the next, and what stands in the way."),
+    "doctor": ("jetwatch.cli.doctor:doctor", "What on this machine keeps an agent from working, and what to do."),
     "trigger": ("jetwatch.cli.verbs:trigger", "Check now."),
     "cancel": ("jetwatch.cli.verbs:cancel", "End a run."),
     "clear": ("jetwatch.cli.verbs:clear", "Forget backoff, quarantine and hold."),
