@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package clean
+.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package docs clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -29,6 +29,9 @@ test-system: dev ## the deb on a booted machine (root, Debian, systemd-nspawn); 
 
 package: dev ## dist/: wheel, deb, rpm, jetp.pyz
 	$(BIN)/python packaging/build.py
+
+docs: .venv/docs-installed ## build/site/index.html: the documentation as a site
+	$(BIN)/python docs/site/build.py
 
 torture: dev ## try to break every promise; an hour
 	$(BIN)/python tests/torture
@@ -74,8 +77,12 @@ $(BIN)/python:
 	@$(PIP) --editable '.[demo]'
 	@touch $@
 
-# The development environment holds all of the demo's.
+.venv/docs-installed: pyproject.toml | $(BIN)/python
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+# The development environment holds all of the others.
 .venv/dev-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing jetwatch and its tools into .venv (a few minutes the first time)"
 	@$(PIP) --editable '.[dev]'
-	@touch .venv/demo-installed $@
+	@touch .venv/demo-installed .venv/docs-installed $@
