@@ -167,6 +167,22 @@ class StepStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepDeferred(Event):
+    """A command of a run, or a hook, could not be started now, for want of room, say. It is tried again after a wait.
+
+    `reason`: no_room, no_supervisor (none could be started), supervisor_died (it ended before it could write a word).
+    """
+
+    name = "step_deferred"
+    level = "warning"
+    step: str
+    attempt: int
+    reason: str
+    detail: str
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepFinished(Event):
     """A command of a run, or a hook, ended. `ok` is what counts; `reason` says why not."""
 

@@ -228,6 +228,7 @@ def rclone(certificate: Certificate | None = None) -> Iterator[S3Server]:
             f"--addr=127.0.0.1:{ports[0]}",
             f"--auth-key={server.access_key},{server.secret_key}",
             "--vfs-cache-mode=full",
+            "--vfs-write-back=1h",  # while it writes back, which it does after 5 s, a listing may lack the file
             f"--cache-dir={directory / 'cache'}",
             f"--config={directory / 'rclone.conf'}",
             str(directory / "buckets"),

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -34,6 +34,7 @@ from jetwatch.records import Command
 from jetwatch.statedir import StateDir
 
 AT_ONCE = 8
+_LOOK_UP_S = 0.5
 _LEAVE_S = 1.0
 """Whoever interrupts waits no longer than this for what is under way."""
 
@@ -178,8 +179,11 @@ class _Tries:
         thread.start()
 
     def result(self, watch: WatchSettings) -> Tried:
-        """Wait for it."""
-        return self._answers[watch.name].result()
+        """Wait for it, and look up now and then: a signal that came just before a wait does not end that wait."""
+        answer = self._answers[watch.name]
+        while not wait([answer], timeout=_LOOK_UP_S).done:
+            continue
+        return answer.result()
 
     def _run(self, watch: WatchSettings, answer: Future[Tried]) -> None:
         with self._free:

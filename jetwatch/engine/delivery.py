@@ -11,7 +11,8 @@ from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.supervision import Supervision
 from jetwatch.engine.variables import delivery_id, for_hook
 from jetwatch.engine.walk import step_finished
-from jetwatch.events import Event, StepStarted
+from jetwatch.errors import CommandNotStarted
+from jetwatch.events import Event, StepDeferred, StepStarted
 from jetwatch.records import (
     CommandResult,
     Ending,
@@ -36,7 +37,7 @@ class Delivery:
         on_abandoned: Callable[[], None],
     ) -> None:
         self.owed = owed
-        self.supervision = Supervision(runtime, on_change)
+        self.supervision = Supervision(runtime, on_change=on_change, on_pause=self._deferred)
         self.tried: set[int] = set()
         self._runtime = runtime
         self._on_settled = on_settled
@@ -118,6 +119,21 @@ class Delivery:
         self.supervision.reset()
         self.supervision.launch(begin)
         return False
+
+    def _deferred(self, why: CommandNotStarted, wait_s: float) -> None:
+        """Tell of a supervisor that never began. One that could not be started at all is a failed try, and told so."""
+        entry = self.owed[0]
+        if why.code == "supervisor_died":
+            event = StepDeferred(
+                watch=entry.watch,
+                play_uuid=entry.run_id or "",
+                step=entry.name,
+                attempt=entry.deliveries + 1,
+                reason=why.code,
+                detail=str(why),
+                wait_s=wait_s,
+            )
+            self._runtime.tell(event)
 
     def _output(self, entry: OutboxEntry) -> tuple[Path, Path, str | None] | None:
         """The plain file that `output_path` names, the run that it is made of, and whom it is for."""

@@ -108,6 +108,7 @@ class Lane:
         self._fold = Fold(runtime, name)
         self._reports: list[Report] = []
         self._low: Space | None = None
+        self._disk_was_looked_at = False
         self._blocked_told: tuple[int, str] | None = None
         self._start_allowed_us = 0
         self.walk = self._walk(run, found=True) if run is not None else None
@@ -316,9 +317,7 @@ class Lane:
 
         Nothing is asked if too many questions began this second.
         """
-        allowed_us = self._runtime.start_allowed_at(now.boot_us)
-        if allowed_us > now.boot_us:
-            self._start_allowed_us = allowed_us
+        if not self._may_ask(now):
             return
         self.checked_once = True
         planned = None if kind in (TriggerKind.MANUAL, TriggerKind.RETRY) else self.state.next_check
@@ -328,11 +327,24 @@ class Lane:
             forced = self.state.trigger is not None and self.state.trigger.forced
         self.asking.ask(Question(kind, now, planned, known, again, forced), settings, self.state)
 
+    def _may_ask(self, now: Stamp) -> bool:
+        allowed_us = self._runtime.start_allowed_at(now.boot_us)
+        if allowed_us > now.boot_us:
+            self._start_allowed_us = allowed_us
+            return False
+        return True
+
+    def _look_at_disk(self, settings: WatchSettings, trigger: Trigger, now: Stamp) -> None:
+        """Another agent heard that this run is due; what room it saw then is not written down."""
+        if self._may_ask(now):
+            self.asking.ask(Question(trigger.kind, now, None, trigger, False, trigger.forced), settings, self.state)
+
     def _hear(self, question: Question, told: Told) -> None:
         """The answer is here."""
         if self.settings is None:
             return
         now = self._runtime.clock.now()
+        self._disk_was_looked_at = True
         self._low = next((space for space in told.spaces if space.is_below(self.settings.disk_reserve)), None)
         planned: Deadline | Stamp = question.planned or question.asked
         following = self._timetable.following(self.settings, planned, question.asked)
@@ -407,6 +419,8 @@ class Lane:
         )
         if not found and self.state.window is not None and settings.content is not None:
             self._ask(settings, trigger.kind, trigger, now, again=True)
+        elif not found and not self._disk_was_looked_at:
+            self._look_at_disk(settings, trigger, now)
         elif not found:
             self._open(settings, trigger, now)
         elif "quarantined" in found:

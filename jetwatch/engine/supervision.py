@@ -23,11 +23,21 @@ _NOT_NOW = ("no_supervisor", "no_room")
 
 
 class Supervision:
-    """At most one command at a time. `wake_us`: when the next look is due, by the boot-time clock."""
+    """At most one command at a time. `wake_us`: when the next look is due, by the boot-time clock.
 
-    def __init__(self, runtime: Runtime, on_change: Callable[[], None]) -> None:
+    `on_pause` is told why a start came to nothing, and after how many seconds it may be tried again.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        on_change: Callable[[], None],
+        on_pause: Callable[[CommandNotStarted, float], None],
+    ) -> None:
         self._runtime = runtime
         self._on_change = on_change
+        self._on_pause = on_pause
         self._pidfd: int | None = None
         self._failures = 0
         self._relook_us = _RELOOK_US
@@ -59,18 +69,19 @@ class Supervision:
         self.wake_us = None
         if isinstance(result, CommandNotStarted):
             if result.code in _NOT_NOW:
-                self._pause()
+                self._pause(result)
             self.refusal = result
         else:
             self._is_launched = True
             self._watch(result)
         self._on_change()
 
-    def _pause(self) -> None:
+    def _pause(self, why: CommandNotStarted) -> None:
         """Before the next launch, longer after each that came to nothing."""
         pause_us = min(1_000_000 * 2**self._failures, _LONGEST_PAUSE_US)
         self._failures = min(self._failures + 1, 10)
         self.wake_us = self._runtime.clock.now().boot_us + pause_us
+        self._on_pause(why, pause_us / 1e6)
 
     @property
     def refused_for_good(self) -> CommandNotStarted | None:
@@ -150,7 +161,8 @@ class Supervision:
         if evidence.sight is not Sight.ALIVE:
             self._forget_pidfd()
         if evidence.sight is Sight.NEVER_RAN and self._is_launched:
-            self._pause()  # a supervisor that found no room for its first word, say: the next one would not either
+            # It found no room for its first word, say: the next one would not either.
+            self._pause(CommandNotStarted("supervisor_died", "the supervisor ended before it could write a word"))
         elif evidence.supervisor is not None or evidence.sight is Sight.DONE:
             self._failures = 0
         self._is_launched = self._is_launched and evidence.sight is Sight.ALIVE

@@ -10,7 +10,8 @@ from jetwatch.engine import decide as d
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.supervision import Supervision
 from jetwatch.engine.variables import for_step, step_id
-from jetwatch.events import RunReattached, StepFinished, StepStarted
+from jetwatch.errors import CommandNotStarted
+from jetwatch.events import RunReattached, StepDeferred, StepFinished, StepStarted
 from jetwatch.records import (
     Command,
     CommandResult,
@@ -38,7 +39,7 @@ class Walk:
         found: bool,
     ) -> None:
         self.run = run
-        self.supervision = Supervision(runtime, on_change)
+        self.supervision = Supervision(runtime, on_change=on_change, on_pause=self._deferred)
         self._runtime = runtime
         self._on_close = on_close
         self._found = found
@@ -106,6 +107,14 @@ class Walk:
 
         self.supervision.launch(begin)
         return False
+
+    def _deferred(self, why: CommandNotStarted, wait_s: float) -> None:
+        if (step := d.first_unfinished(self.run)) is None:
+            return
+        whose, reason, detail = self._whose(), why.code, str(why)
+        self._runtime.tell(
+            StepDeferred(**whose, step=step.name, attempt=step.attempt, reason=reason, detail=detail, wait_s=wait_s)
+        )
 
     def _record(self, step: Step, result: CommandResult, now: Stamp) -> None:
         self.supervision.reset()

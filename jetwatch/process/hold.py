@@ -308,6 +308,8 @@ class _Held:
 
     def _pump_for(self, seconds: float) -> None:
         """Keep the output flowing while waiting, so that nobody hangs on a full pipe when asked to end."""
+        if self.supervisor:
+            _reap_orphans(self.pid)
         if not self.pipe_is_open:
             time.sleep(seconds)
             return

@@ -5,8 +5,9 @@ locks: a limit that counts for nothing since Linux 2.4.25, but is inherited, sho
 left the session, lost its parent and cleared its environment.
 
 Whoever holds a step's lock is its only killer. Without a cgroup the search is repeated with everything stopped until
-nothing new is found, so that no fork can run away from it. A zombie is dead; a process that KILL does not end is told,
-not waited for in silence. Imports next to nothing: a supervisor loads it.
+nothing new is found, so that no fork can run away from it. A zombie is dead, and buried where it is ours, so that who
+forks without end does not use up the machine's pids while it is ended; a process that KILL does not end is told, not
+waited for in silence. Imports next to nothing: a supervisor loads it.
 """
 
 from __future__ import annotations
@@ -89,11 +90,17 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def meet_everybody(judge: Callable[[Process], bool | None], *, passes: int = 1) -> dict[int, Process]:
+def meet_everybody(
+    judge: Callable[[Process], bool | None],
+    *,
+    passes: int = 1,
+    on_dead: Callable[[Process], None] = lambda _process: None,
+) -> dict[int, Process]:
     """Show every process to `judge`, and return those that it called its own, by pid.
 
     Who ends while it is looked at (`judge` says None) may have left a successor that was not there yet when the looking
-    began. So whoever is new is looked at, in up to so many passes, until nobody new has ended meanwhile.
+    began. So whoever is new is looked at, in up to so many passes, until nobody new has ended meanwhile. `on_dead` is
+    shown the zombies.
     """
     found: dict[int, Process] = {}
     listed: set[int] = set()
@@ -103,6 +110,8 @@ def meet_everybody(judge: Callable[[Process], bool | None], *, passes: int = 1) 
         everybody_was_met = True
         for pid in _newest_first(new):  # those are the ones that still live
             process = look_up(pid)
+            if process is not None and process.is_dead:
+                on_dead(process)
             verdict = judge(process) if process is not None and not process.is_ending else None
             if process is not None and verdict:
                 found[pid] = process
@@ -223,11 +232,17 @@ class Family:
                 strangers.append(process)
             return verdict
 
-        found = meet_everybody(is_ours, passes=1 if on_found is None else _PASSES)
+        found = meet_everybody(is_ours, passes=1 if on_found is None else _PASSES, on_dead=self._bury)
         while late := [process for process in strangers if process.parent in ours and process.pid not in ours]:
             found.update((process.pid, process) for process in late if is_ours(process))
         self._seen = {(process.pid, process.start_ticks) for process in found.values()}
         return list(found.values())
+
+    def _bury(self, process: Process) -> None:
+        """Wait for a dead orphan that came to us; never for the command itself, whose status is the result."""
+        is_leader = self.leader is not None and process.pid == self.leader[0]
+        if process.parent == self.root == os.getpid() and not is_leader:
+            os.waitpid(process.pid, os.WNOHANG)
 
     def _in_cgroup(self) -> set[int]:
         if self.cgroup is None:

@@ -171,6 +171,7 @@ _SAYINGS: Mapping[str, Callable[[Fields], list[str]]] = {
     "run_started": _run_started,
     "run_deferred": lambda line: [f"{line['reason']} opens {_clock(line['until'])}", _revision(line)],
     "step_started": lambda line: [str(line["step"]), f"start {line['attempt']}" if line["attempt"] > 1 else ""],
+    "step_deferred": lambda line: [str(line["step"]), f"again in {duration(line['wait_s'])}", str(line["detail"])],
     "step_finished": _step_finished,
     "run_reattached": lambda line: [f"at {line['step']}", "still running" if line["alive"] else "ended meanwhile"],
     "run_finished": _run_finished,

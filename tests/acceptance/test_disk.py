@@ -200,11 +200,20 @@ def test_a_disk_that_fails_while_an_agent_starts_is_named(site: Site, error: str
 
 
 @needs_strace
-def test_supervisors_that_cannot_begin_are_not_started_in_a_hot_loop(site: Site) -> None:
-    """None of them can name its first file: each start comes later than the one before, and the run stays open."""
+@pytest.mark.parametrize(
+    ("fault", "reason", "detail"),
+    [
+        ("rename:error=EROFS", "supervisor_died", "before it could write a word"),
+        ("mkdir:error=ENOSPC:when=1", "no_room", "No space left on device"),
+    ],
+)
+def test_commands_that_cannot_begin_are_not_started_in_a_hot_loop(
+    site: Site, fault: str, reason: str, detail: str
+) -> None:
+    """No first file, or no directory: each start comes later than the one before, with a word why; the run is open."""
     config = {"check_command": "true", "check_interval": 1, "jet_command": "true"}
     site.once({**config, "check_command": "false"})
-    fail = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", "inject=rename:error=EROFS"]
+    fail = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}"]
     agent = site.start(config, "--no-splay", before=fail)
     try:
         starts = [agent.wait_for("step_started", nth=number + 1) for number in range(4)]
@@ -215,6 +224,13 @@ def test_supervisors_that_cannot_begin_are_not_started_in_a_hot_loop(site: Site)
     for number, pause_s in enumerate((1.0, 2.0, 4.0)):
         assert at_s[number + 1] - at_s[number] > 0.9 * pause_s
     assert {line["play_uuid"] for line in starts} == {starts[0]["play_uuid"]}
+    deferred = agent.told("step_deferred", reason=reason)[:3]
+    assert [(line["step"], line["attempt"], line["wait_s"]) for line in deferred] == [
+        ("play", 1, 1.0),
+        ("play", 2, 2.0),
+        ("play", 3, 4.0),
+    ]
+    assert all(detail in line["detail"] for line in deferred)
 
 
 @needs_strace

@@ -190,7 +190,8 @@ class EngineInTime:
 
     def bury(self) -> None:
         """Give back what a dead engine had open."""
-        self._thread.join()
+        self._thread.join(WITHIN_S)
+        assert not self._thread.is_alive(), "the engine is not dead"
         self.runtime.close()
         self.journal.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from waiting import until
-from workbench import NOBODY, PATH, Ended, Step, Workbench, as_nobody, need_root
+from workbench import NOBODY, PATH, Ended, Step, Workbench, as_nobody, children, need_root
 
 from jetwatch.process import launch
 from jetwatch.process.hold import hold
@@ -164,6 +165,22 @@ def _cancelled(bench: Workbench, cancelled: Run, kind: str) -> CommandResult:
     result = cancelled(bench.hostile(kind), when=lambda: len(bench.registered()) >= everybody, grace_s=0.1).result
     assert bench.survivors() == []
     return result
+
+
+@pytest.mark.parametrize("dies_first", [False, True])
+def test_a_swarm_does_not_use_up_the_pids_while_it_is_ended(bench: Workbench, dies_first: bool) -> None:
+    """Thousands die in a grace of two seconds: they are buried meanwhile, also when the command itself is dead."""
+    swarm = bench.hostile("swarm")
+    step = bench.start(f"{shlex.join(swarm)} & sleep 60" if dies_first else swarm, grace_s=2.0)
+    until(lambda: len(bench.registered()) > 100)
+    assert step.supervisor is not None
+    launch.ask_to_stop(step.directory, step.spec.step_id)
+    most_dead = 0
+    while not step.has_left():
+        most_dead = max(most_dead, sum(child.is_dead for child in children(step.supervisor.pid)))
+    assert len(bench.registered()) > 1000
+    assert most_dead < 500
+    assert bench.survivors() == []
 
 
 def test_a_timeout_leaves_nobody(run: Run, bench: Workbench) -> None:

@@ -68,10 +68,10 @@ def fill(path: Path) -> None:
             filler.write(bytes(4096))
 
 
-def children() -> set[int]:
-    """Every child of this process, dead or alive."""
+def children(parent: int) -> list[tree.Process]:
+    """Every child of a process, dead or alive."""
     found = (tree.look_up(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return {process.pid for process in found if process is not None and process.parent == os.getpid()}
+    return [process for process in found if process is not None and process.parent == parent]
 
 
 @dataclass(frozen=True)

@@ -90,19 +90,32 @@ def _fail(dose: Dose, count: int) -> str:
     cases = list(itertools.product(CALLS, ERRORS, range(1, LAST_CALL + 1)))
     dose.random.shuffle(cases)
     codes: Counter[int] = Counter()
+    still_trying = 0
     with Ground() as ground:
         ground.configure_watches(["red"])
         for call, error, number in itertools.islice(itertools.cycle(cases), count):
             last = number + dose.random.randrange(4)
             inject = f"inject={call}:error={error}:when={number}..{last}"
             before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+            agent = ground.launch("--once", before=before)
+            if not _ends_or_says_why(ground, agent):
+                still_trying += 1  # each thread that it starts meets the fault anew: this disk never gets better
+                agent.terminate()
             try:
-                codes[ground.launch("--once", before=before).wait(timeout=PATIENCE_S)] += 1
+                codes[agent.wait(timeout=PATIENCE_S)] += 1
             except subprocess.TimeoutExpired:
                 raise AssertionError(f"an agent did not end in which {call} {number}..{last} gave {error}") from None
         ground.settle()
         outcomes = judge(ground)
-    return f"{count} cycles, runs {dict(outcomes)}, exit codes {dict(codes)}"
+    stopped = f"{still_trying} of them still trying when they were stopped"
+    return f"{count} cycles, {stopped}, runs {dict(outcomes)}, exit codes {dict(codes)}"
+
+
+def _ends_or_says_why(ground: Ground, agent: subprocess.Popen[bytes]) -> bool:
+    """Wait until the agent has ended (True), or has said for the fourth time why a command cannot be started."""
+    before = len(ground.told("step_deferred"))
+    until(lambda: agent.poll() is not None or len(ground.told("step_deferred")) >= before + 4, PATIENCE_S)
+    return agent.poll() is not None
 
 
 ROW = Row(

@@ -1,4 +1,4 @@
-"""What `jetp doctor` concludes from what it read: a table for each topic, and the reading of what cannot be handed in."""
+"""What `jetp doctor` concludes from what it read: a table for each topic, and the readings not handed in."""
 
 from __future__ import annotations
 
