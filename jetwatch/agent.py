@@ -85,7 +85,6 @@ def run(
     log_level: str | None = None,
 ) -> int:
     """Run the agent until it is stopped. Returns the exit code; raises JetwatchError before anything was started."""
-    _open_standard_descriptors()
     options = Options(config_path.absolute(), state_dir, once, no_splay, log_format, log_level)
     umask = os.umask(0o077)  # everything of ours is private; commands get this one back
     settings, warnings = load(options.config_path)
@@ -481,15 +480,6 @@ class Collected:
         self._well = self._well and well
         if len(self._lines) == self._expected:
             self._reply(Response(ok=self._well, exit_code=0 if self._well else 1, lines=self._lines))
-
-
-def _open_standard_descriptors() -> None:
-    """Nobody may get 0, 1 or 2 for a file of ours: the log would be written into it."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
 
 
 def _call_myself(name: str) -> None:

@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 
 import click
 
+from jetwatch.cli import streams
 from jetwatch.errors import ConfigError, JetwatchError, UsageError
 from jetwatch.telemetry.plain import visible
 
 _INTERNAL = 70
 _INTERRUPTED = 130
-_BROKEN_PIPE = 141  # what a shell sees of a program that SIGPIPE ended
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("jetwatch.cli.watch:watch", "Run the agent in the foreground."),
@@ -101,13 +101,16 @@ def jetp() -> None:
 
 def main() -> NoReturn:
     """The program `jetp`. Leaves with the exit codes of the reference page."""
+    streams.open_all()
     faulthandler.enable()  # a crash inside a library says where
     try:
         code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_output()
-        code = _BROKEN_PIPE
+    except streams.OutputError as error:
+        streams.forget_output()
+        if not error.is_gone:
+            _complain(error)
+        code = error.exit_code
     if threading.active_count() > 1:
         # A thread that still waits in a library (a server that drips) must not wake up in an interpreter that is
         # being taken apart.
@@ -125,13 +128,13 @@ def _run() -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except streams.OutputError:
+        raise
     except JetwatchError as error:
         _complain(error)
         return error.exit_code
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
-    except BrokenPipeError:
-        raise
     except Exception as error:  # noqa: BLE001 - the top of the program: a defect is said, in one sentence
         return _defect(error)
     return result if isinstance(result, int) else 0
@@ -166,13 +169,6 @@ def _defect(error: Exception) -> int:
         file=sys.stderr,
     )
     return _INTERNAL
-
-
-def _forget_output() -> None:
-    """Nobody reads any more: let the interpreter's own last flush go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,50 @@ def quiet_agent(site: Site, config: dict[str, Any]) -> AgentProcess:
     return agent
 
 
+# -- what the caller made of our streams
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("version >&-", 0, ""),
+        ("version <&- >&- 2>&-", 0, ""),
+        ("version >/dev/full", 75, "standard output cannot be written: No space left on device"),
+        ("no-such-command 2>&-", 2, ""),
+        ("no-such-command 2>/dev/full", 2, ""),
+        ("check-config /no/such 2>&-", 78, ""),
+        ("import-cron - <&-", 2, "no job in it"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_internal_error(line: str, code: int, said: str) -> None:
+    """A complaint that cannot be written changes no exit code; output that cannot be written is told."""
+    shell = ["bash", "-c", f"{JETP} {line}; exit $?"]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stderr) == bool(said)
+
+
+def test_a_reader_that_went_away_ends_the_command_as_a_shell_expects() -> None:
+    """141, as if SIGPIPE had ended it, and no word about it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run([JETP, "schema"], stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_text_that_a_locale_has_no_characters_for_is_escaped(site: Site) -> None:
+    """In an ASCII locale, too."""
+    check = site.shell(r"printf 'revision=caf\303\251' > $JETWATCH_OUTPUT")
+    site.once({"check_command": check, "jet_command": "true"})
+    ascii_only = {**site.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [JETP, "runs", "--state-dir", site.state]
+    said = subprocess.run(words, env=ascii_only, capture_output=True, text=True, check=True).stdout
+    assert r"caf\xe9" in said
+
+
 # -- help, versions, usage
 
 
