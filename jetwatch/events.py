@@ -115,11 +115,12 @@ class CheckFinished(Event):
     trigger: str | None = None
     output_tail: str | None = None
     suspended_by: str | None = None
+    suspended_reason: str | None = None
     suspended_until: str | None = None
 
     def told_level(self) -> str:
-        """Not due and skipped are everyday; an error is one."""
-        return {"not_due": "debug", "skipped": "debug", "error": "error"}.get(self.result, "info")
+        """Not due is everyday; an error is one."""
+        return {"not_due": "debug", "error": "error"}.get(self.result, "info")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,18 +53,18 @@ class Looks:
             env = self._environment(fetch, secrets)
             if content.kind is ContentKind.GIT:
                 source = open_source(content, env=env, meanwhile=lambda: _end_if_cancelled(cancel_fd, content))
-                return source.look(known, settings.look_timeout_s)
+                return source.look(known, settings.timeouts.check_s)
             if reads_alike(content, env, os.environ):
-                return self._sources.look(content, env, known, settings.look_timeout_s)
+                return self._sources.look(content, env, known, settings.timeouts.check_s)
         result = self._commands.check(
-            _child(content, fetch, settings.look_timeout_s),
+            _child(content, fetch, settings.timeouts.check_s),
             self._new_id(),
             variables={},
             secrets=secrets,
             cancel_fd=cancel_fd,
             on_blocked=on_blocked,
         )
-        return _read_look(content, result, settings.look_timeout_s)
+        return _read_look(content, result, settings.timeouts.check_s)
 
     def _environment(self, fetch: Command, secrets: Mapping[str, str]) -> Mapping[str, str]:
         try:

@@ -199,7 +199,7 @@ class _Tries:
     def _try(self, watch: WatchSettings, answer: Future[Tried]) -> Tried:
         settings, note = _as_possible(watch)
         if self._deadline_s is not None:
-            settings = replace(settings, look_timeout_s=self._deadline_s)
+            settings = replace(settings, timeouts=replace(settings.timeouts, check_s=self._deadline_s))
         began_s = time.monotonic()
 
         def tried(result: Result, error: str = "", look: Look | None = None) -> Tried:

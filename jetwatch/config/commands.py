@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from jetwatch import words
+from jetwatch.config.model import Timeouts
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
 from jetwatch.config.scalars import Choice, Integer, Kind, Location, Mask, Text
 from jetwatch.config.tables import Key, OneOrMany, Pairs, object_schema, read_keys
@@ -119,17 +120,6 @@ class Draft:
     words: tuple[str, ...] | None = None
     shell: str | None = None
     own: MappingType[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds that each kind of command may take, and between TERM and KILL."""
-
-    check_s: float = 60.0
-    download_s: float = 1800.0
-    play_s: float = 7200.0
-    hook_s: float = 300.0
-    grace_s: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from jetwatch.config.commands import URL_USER, CommandKind, Each, Slot, command_keys
-from jetwatch.config.keys import AGENT_KEYS, TIMEOUTS, WATCH_KEYS
+from jetwatch.config.keys import AGENT_KEYS, WATCH_KEYS
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.config.scalars import Kind
 from jetwatch.config.tables import Key
@@ -51,10 +51,6 @@ def _watch(watch: WatchSettings, shown: Shown) -> dict[str, Any]:
                 data[key.name] = _command(key.kind.slot, command, secrets, watch.alarm, shown)
         elif (value := _value(watch, key)) is not None:
             data[key.name] = shown(key.kind, value)
-    held = {"grace": watch.play.grace_s}
-    if watch.content is not None and watch.download is not None:
-        held |= {"check": watch.look_timeout_s, "download": watch.download.timeout_s}
-    data["timeouts"] = {key.name: shown(key.kind, held[key.name]) for key in TIMEOUTS.keys if key.name in held}
     return data
 
 
@@ -77,7 +73,7 @@ def _value(watch: WatchSettings, key: Key) -> Any:
         return watch.play.keep_bytes
     if key.name == "windows":
         return watch.windows or None
-    return None if key.name in {"name", "timeouts"} else getattr(watch, key.field, None)
+    return None if key.name == "name" else getattr(watch, key.field, None)
 
 
 def _command(slot: Slot, command: Command, secrets: Any, alarm: Alarm, shown: Shown) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import sys
 from enum import StrEnum
 
 from jetwatch.config import commands
-from jetwatch.config.commands import CommandKind, Timeouts, hook
+from jetwatch.config.commands import CommandKind, hook
 from jetwatch.config.content import Source
 from jetwatch.config.metrics import METRICS
 from jetwatch.config.model import (
@@ -23,12 +23,13 @@ from jetwatch.config.model import (
     Retry,
     Settings,
     StopMode,
+    Timeouts,
     WatchSettings,
 )
 from jetwatch.config.scalars import Boolean, Choice, Integer, Location, Mode, Number, Size, Text
 from jetwatch.config.sink import HTTP
 from jetwatch.config.tables import Either, Key, Table
-from jetwatch.config.times import Duration, Jitter, Schedule, Zone
+from jetwatch.config.times import Duration, DurationOrOff, Jitter, Schedule, Zone
 from jetwatch.config.windows import Windows
 from jetwatch.records import Command
 
@@ -65,8 +66,8 @@ RETRY = Either(
     Boolean(),
     Table(
         (
-            Key("initial", Duration(1), "Upper bound of the first delay.", into="initial_s", record=Retry),
-            Key("max", Duration(1), "Upper bound of every delay.", into="max_s", record=Retry),
+            Key("initial", Duration(), "Upper bound of the first delay.", into="initial_s", record=Retry),
+            Key("max", Duration(), "Upper bound of every delay.", into="max_s", record=Retry),
             Key("factor", Number(1, 100), "What each upper bound is multiplied with.", record=Retry),
             Key(
                 "max_attempts",
@@ -85,7 +86,7 @@ RETRY = Either(
 RETAIN = Table(
     (
         Key("runs", Integer(1, 1_000_000), "Run directories with their outputs, by count.", record=Retain),
-        Key("age", Duration(1), "By age.", into="age_s", record=Retain),
+        Key("age", Duration(), "By age.", into="age_s", record=Retain),
         Key("bytes", Size(), "By total size.", into="max_bytes", record=Retain),
     ),
     Retain,
@@ -116,7 +117,7 @@ LOG = Table(
         Key("level", Choice(LogLevel), "What is logged: this and what is graver.", record=LogSettings),
         Key(
             "fold",
-            Duration(1),
+            Duration(0.1),
             "How often the checks with nothing due are counted in one line.",
             into="fold_s",
             record=LogSettings,
@@ -140,7 +141,7 @@ WATCH_KEYS = (
         "name",
         NAME,
         "The watch's name. Under `watches:` the key is the name.",
-        default_text="the file's name without `.yml`",
+        default_text="the file's name without its ending",
     ),
     Key(
         "check_command",
@@ -184,7 +185,7 @@ WATCH_KEYS = (
     Key("on_error", CommandKind(hook("on_error")), "The check went into error (once per streak)."),
     Key(
         "check_interval",
-        Duration(1),
+        Duration(0.1),
         "From the start of one check to the start of the next.",
         into="check_interval_s",
         record=WatchSettings,
@@ -221,7 +222,7 @@ WATCH_KEYS = (
     ),
     Key(
         "reapply",
-        Duration(1),
+        DurationOrOff(0.1),
         "A run is due when the last ok run is older than this, although nothing changed.",
         into="reapply_s",
         default_text="`off`",

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from jetwatch.config import nodes, yaml_file
-from jetwatch.config.commands import DOWNLOAD, Draft, Shared, Timeouts, alarm, finish
+from jetwatch.config.commands import DOWNLOAD, Draft, Shared, alarm, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
-from jetwatch.config.model import Retry, Settings, WatchSettings, Window
+from jetwatch.config.model import Retry, Settings, Timeouts, WatchSettings, Window
 from jetwatch.config.nodes import Mapping, Node, Notes
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
 from jetwatch.errors import ConfigError, Problem
@@ -139,7 +139,7 @@ def _read_single(top: Mapping, notes: Notes) -> list[tuple[str, Node, Mapping]]:
     known = _part(watch, WATCH_NAMES)
     if not known.entries:
         return []
-    stem = Path(top.file).name.removesuffix(".yml")
+    stem = Path(top.file).stem
     if "name" not in known.entries and not re.fullmatch(NAME_PATTERN, stem):
         notes.problem(top, f"the file's name, {nodes.quoted(stem)}, cannot be a watch's name; add `name:`")
     return [(stem, top, known)]
@@ -319,7 +319,7 @@ def _watch(
         jitter_fraction=jitter_fraction,
         retry=values.get("retry", Retry() if "content" in values else None) or None,
         user=values.get("user"),
-        look_timeout_s=values.get("timeouts", Timeouts()).check_s,
+        timeouts=values.get("timeouts", Timeouts()),
         windows=_windows(values),
         alarm=alarm(values.get("on_fail")),
         secrets=secrets,

@@ -60,6 +60,17 @@ class Retain:
     max_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds that each kind of command may take, and between TERM and KILL."""
+
+    check_s: float = 60.0
+    download_s: float = 1800.0
+    play_s: float = 7200.0
+    hook_s: float = 300.0
+    grace_s: float = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class DiskReserve:
     """No run starts with less than this free."""
@@ -98,7 +109,7 @@ class WatchSettings:
     check: Command | None = None
     content: Content | None = None
     download: Command | None = None
-    look_timeout_s: float = 60.0
+    timeouts: Timeouts = Timeouts()
     hooks: Mapping[str, Command] = field(default_factory=dict)
     check_interval_s: float = 200.0
     schedule: str | None = None

@@ -51,6 +51,23 @@ class Duration(Plain):
         return {"anyOf": [number, {"type": "string", "pattern": f"^({NUMBER.pattern}|{_DURATION.pattern})$"}]}
 
 
+class DurationOrOff(Duration):
+    """A duration, or `off`: None, as if the key were not given."""
+
+    @property
+    def what(self) -> str:
+        """With the word."""
+        return f"{super().what}, or `off`"
+
+    def parse(self, text: str) -> Any:
+        """Seconds, or None."""
+        return None if text.strip() == "off" else super().parse(text)
+
+    def schema(self) -> dict[str, Any]:
+        """A bare `off` is text in YAML 1.2 and false in 1.1."""
+        return {"anyOf": [*super().schema()["anyOf"], {"enum": ["off", False]}]}
+
+
 def duration_s(text: str) -> float:
     """Seconds in text such as `200`, `0.5`, `90s`, `1h30m`. Raises ValueError."""
     stripped = text.strip()

@@ -291,6 +291,7 @@ class Lane:
             result=CheckResult.SKIPPED,
             reason=skip,
             suspended_by=suspension.by if suspension else None,
+            suspended_reason=suspension.reason if suspension else None,
             suspended_until=rfc3339(suspension.until.at.wall_us) if suspension and suspension.until else None,
         )
         self._runtime.commit(event, watches=(self.state,), durable=False)

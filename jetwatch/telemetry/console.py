@@ -102,12 +102,13 @@ def _agent_started(line: Fields) -> list[str]:
 def _check_finished(line: Fields) -> list[str]:
     until = f"until {line['suspended_until']}" if "suspended_until" in line else ""
     by = f"by {line['suspended_by']}" if "suspended_by" in line else ""
+    why = f": {line['suspended_reason']}" if "suspended_reason" in line else ""
     return [
         str(line["result"]).replace("_", " "),
         _check_ending(line),
         _revision(line),
         _took(line),
-        f"{by} {until}".strip(),
+        f"{by} {until}".strip() + why,
     ]
 
 

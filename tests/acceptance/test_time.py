@@ -248,9 +248,9 @@ def test_a_suspended_watch_starts_no_runs_and_says_why_in_every_skipped_check(si
     config = {"check_command": "true", "jet_command": "true", "check_interval": 1}
     site.once({**config, "check_command": "false"})
     site.jetp("suspend", "--reason", "database move", "--for", "2h")
-    agent = site.start(config, "--no-splay", "--log-level", "debug")
+    agent = site.start(config, "--no-splay")
     skipped = agent.wait_for("check_finished", result="skipped", nth=2)
-    assert skipped["reason"] == "suspended"
+    assert (skipped["reason"], skipped["suspended_reason"]) == ("suspended", "database move")
     assert skipped["suspended_by"]
     told = datetime.fromisoformat(skipped["suspended_until"]).timestamp() - time.time()
     assert 7100 < told < 7201

@@ -69,12 +69,12 @@ def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
     content = "content: {url: file:///srv, checksum: true, settle: 1}"
     timeouts = "timeouts: {check: 5, download: 7}"
     watch = watch_of(tmp_path, f"{content}\n{timeouts}\njet_command: 'true'\n")
-    assert (watch.look_timeout_s, watch.download and watch.download.timeout_s) == (5, 7)
+    assert (watch.timeouts.check_s, watch.download and watch.download.timeout_s) == (5, 7)
     (tmp_path / "again.yml").write_text(as_text(load(tmp_path / "web.yml")[0]))
     again = load(tmp_path / "again.yml")[0].watches["web"]
     assert again.content == watch.content
     assert again.download == watch.download
-    assert again.look_timeout_s == watch.look_timeout_s
+    assert again.timeouts == watch.timeouts
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ def test_the_seven_keys_of_the_seed_load_verbatim(write: Write) -> None:
     assert (watch.retry, watch.phase, watch.retain.runs, watch.play.grace_s) == (None, Phase.RANDOM, 10, 10)
 
 
+@pytest.mark.parametrize("file", ["web.yml", "web.yaml", "web.conf", "web"])
+def test_a_watch_is_called_as_its_file(write: Write, file: str) -> None:
+    """The name is the file's stem, whatever its ending."""
+    assert watch_of(write(LEAST, file)).name == "web"
+
+
 def test_every_key_reaches_its_field(write: Write) -> None:
     """All keys of one watch at once, none of them at its default."""
     watch = watch_of(
@@ -286,7 +292,12 @@ def test_a_problem_reads_as_file_line_path_and_sentence(write: Write) -> None:
 
 # key: value, then what the message says (None: it is fine)
 VALUES = [
-    ("check_interval: 0.5", "1s to 366d"),
+    ("check_interval: 0.5", None),
+    ("check_interval: 0.05", "0.1s to 366d"),
+    ("check_interval: 0", "0.1s to 366d"),
+    ("retry: {initial: 0, max: 0.5}", None),
+    ("reapply: off", None),
+    ("reapply: never", "or `off`"),
     ("check_interval: 367d", "366d"),
     ("check_interval: -5", "found `-5`"),
     ("check_interval: 1h 30m", None),

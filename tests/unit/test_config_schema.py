@@ -210,6 +210,14 @@ def test_what_is_printed_loads_to_the_same_configuration(tmp_path: Path) -> None
         assert load(again)[0] == settings
 
 
+def test_every_timeout_is_printed(tmp_path: Path) -> None:
+    """Those of commands that the watch does not have, too: a hook may be added later."""
+    path = tmp_path / "web.yml"
+    path.write_text("check_command: a\njet_command: b\ntimeouts: {hook: 7}\n")
+    timeouts = as_data(load(path)[0])["watches"]["web"]["timeouts"]
+    assert timeouts == {"check": 60, "download": 1800, "play": 7200, "hook": 7, "grace": 10}
+
+
 def test_no_secret_is_printed(full: Path) -> None:
     """Values of secret names and users in URLs are `***`, wherever they stand."""
     settings, _ = load(full)
