@@ -55,7 +55,7 @@ class AgentStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AgentStopping(Event):
-    """A signal or an end of work stops the agent. `mode`: detach, wait or cancel."""
+    """A signal stops the agent. `mode`: detach, wait or cancel. The end of `--once` has none."""
 
     name = "agent_stopping"
     reason: str

@@ -11,12 +11,13 @@ import click
 
 from jetwatch.cli import trying
 from jetwatch.cli.durations import duration
+from jetwatch.cli.places import PLACE
 from jetwatch.config.model import Settings
 from jetwatch.errors import ConfigError, UsageError
 
 
 @click.command("check-config", short_help="Validate a configuration and print what it means.")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PLACE)
 @click.option("--online", is_flag=True, help="Try the content source of every watch: one look each.")
 @click.option(
     "--deadline",

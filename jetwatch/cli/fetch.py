@@ -19,11 +19,12 @@ from typing import Any
 import click
 
 from jetwatch.cli.durations import duration
+from jetwatch.cli.places import PLACE
 from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, SECRETS_VARIABLE, Source
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
-from jetwatch.errors import UsageError
+from jetwatch.errors import ContentStalled, UsageError
 from jetwatch.telemetry.plain import size
 
 _BETWEEN_LINES_S = 10.0
@@ -31,7 +32,7 @@ _BETWEEN_LINES_S = 10.0
 
 @click.command("fetch")
 @click.argument("url")
-@click.argument("directory", metavar="DIR", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", required=False, type=PLACE)
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="As in `content:`; may be given again.")
 @click.option("--revision", help="Exactly this revision; else whatever is there now.")
 @click.option("--look", is_flag=True, help="Only say which revision is there now.")
@@ -70,6 +71,7 @@ def fetch(
         return
     if directory is None:
         raise UsageError("DIR is missing: where the content is to be put (or --look)")
+    _make_parents(directory.absolute())
     began = time.monotonic()
     with _progress(directory, quiet=as_json) as progress:
         fetched = fetching.fetch(
@@ -87,6 +89,13 @@ def fetch(
         fetch_requests=str(fetched.requests),
     )
     _say_fetched(fetched, directory, time.monotonic() - began, as_json)
+
+
+def _make_parents(directory: Path) -> None:
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ContentStalled(f"{directory.parent}: no directory can be made there: {error.strerror}") from error
 
 
 def _content(url: str, options: tuple[str, ...]) -> Content:

@@ -66,7 +66,7 @@ def import_timer(timer: TextIO, service: TextIO | None) -> None:
 
     \b
     Examples:
-      jetp import-timer /etc/systemd/system/report.timer > watch.yml && jetp check-config watch.yml
+      jetp import-timer /etc/systemd/system/report.timer > watch.yml
       jetp import-timer report.timer /usr/lib/systemd/system/report.service
     """
     from jetwatch.importing import from_timer, unit, watch_file

@@ -115,7 +115,7 @@ def init(path: Path, kind: str | None, name: str | None, force: bool, **given: s
     Examples:
       jetp init
       jetp init --kind content --content s3://bucket/site/ /etc/jetwatch/web.yml
-      jetp init --kind schedule --schedule @daily --run '/opt/backup.sh --full' backup.yml
+      jetp init --kind schedule --schedule @daily --run /opt/backup.sh backup.yml
     """
     asks = sys.stdin.isatty()
     if not force and os.path.lexists(path):

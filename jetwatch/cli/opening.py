@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from jetwatch.cli.places import PLACE
 from jetwatch.clock import SystemClock
 from jetwatch.errors import NotPermitted, UsageError
 from jetwatch.journal.journal import Journal
@@ -25,7 +26,7 @@ def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--state-dir",
         "layout",
         metavar="DIR",
-        type=click.Path(readable=False, path_type=Path),
+        type=PLACE,
         callback=_layout,
         help="The agent's state directory, where it is not the usual one.",
     )(command)

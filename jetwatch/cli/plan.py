@@ -14,6 +14,7 @@ import click
 
 from jetwatch import __version__
 from jetwatch.cli.people import Screen
+from jetwatch.cli.places import PLACE
 from jetwatch.config.load import load
 from jetwatch.config.model import Phase, Settings, WatchSettings
 from jetwatch.config.scalars import Size
@@ -57,7 +58,7 @@ def _bytes_of(_context: click.Context, _parameter: click.Parameter, value: str) 
 
 
 @click.command("plan")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PLACE)
 @click.option("--machines", type=click.IntRange(1, _MOST_MACHINES), required=True, help="How many have it.")
 @click.option("--changes", type=click.FloatRange(min=0), default=_assumed.changes, help="Changed revisions a month.")
 @click.option("--change-size", default="10MiB", callback=_bytes_of, help="Bytes fetched for each.")

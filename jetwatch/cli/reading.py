@@ -132,9 +132,10 @@ def _print_output(
     headers = step is None and (is_terminal or output_of.wants_headers(run, found, following=following))
     printer = output_of.Printer(sys.stdout.buffer, is_terminal=is_terminal, headers=headers)
     if not following:
-        output_of.print_all(found, printer)
         if found and not any(source.directory.exists() for source in found):
             print(f"jetp: the output of run {run.id[:8]} is not kept any more", file=sys.stderr)
+            return
+        output_of.print_all(found, printer)
         return
 
     def look_again() -> tuple[bool, list[output_of.Source]]:

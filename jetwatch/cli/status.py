@@ -43,7 +43,8 @@ def _agent_rows(standing: Standing, times: Times) -> list[tuple[str, Cell]]:
         free_mib = standing.low // 1024**2
         rows.append(("disk", (f"low: {free_mib} MiB free, and the journal has no space in reserve", "red")))
     if standing.config_rejected:
-        rows.append(("rejected", (f"the newest configuration is not in force: {standing.config_rejected}", "red")))
+        sentence = f"the newest configuration is not in force:\n{standing.config_rejected}"
+        rows += [("" if number else "rejected", (line, "red")) for number, line in enumerate(sentence.splitlines())]
     return rows
 
 

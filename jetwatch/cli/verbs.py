@@ -96,10 +96,18 @@ def clear(watch: str | None, layout: StateDir) -> None:
     _ask(layout, Request(Verb.CLEAR, watch=watch, by=by), lambda: _clear_here(layout, watch, by))
 
 
+def _said(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if not text.strip():
+        raise click.BadParameter("it says nothing")
+    return text
+
+
 @click.command()
 @click.argument("watch", required=False)
 @state_dir_option
-@click.option("--reason", metavar="TEXT", required=True, help="Why; shown in status and in every skipped check.")
+@click.option(
+    "--reason", metavar="TEXT", required=True, callback=_said, help="Why; shown in status and in every skipped check."
+)
 @click.option(
     "--for", "for_s", type=duration(least_s=1.0), metavar="2h", help="Until then; without it until `jetp resume`."
 )

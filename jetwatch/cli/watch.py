@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from jetwatch.cli.places import PLACE
+
 FORMATS = ("json", "console", "logfmt")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -16,7 +18,7 @@ LEVELS = ("debug", "info", "warning", "error")
     "config_path",
     required=True,
     metavar="PATH",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     help="watch.yml, or a directory of them.",
 )
 @click.option("--once", is_flag=True, help="Finish open runs, check every watch once, and end.")
@@ -24,7 +26,7 @@ LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--state-dir",
     metavar="DIR",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     help="Where everything is kept, one per agent.",
 )
 @click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")

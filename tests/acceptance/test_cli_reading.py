@@ -307,7 +307,7 @@ def test_status_shows_everything_out_of_the_ordinary(history: House) -> None:
         hooks_abandoned=2,
     )
     agent = history.agent(
-        "web", "db", config_rejected="watch.yml:3: unknown key", blocked={"db": "play: pid 7 in state D"}
+        "web", "db", config_rejected="a.yml:3: no such key\na.yml:9: nor this", blocked={"db": "play: pid 7 in state D"}
     )
     history.commit(watches=(web,), hooks=(replace(hook, result=result(9)),), agent=agent)
     said = " ".join(history.text("status").split())
@@ -321,7 +321,7 @@ def test_status_shows_everything_out_of_the_ordinary(history: House) -> None:
         "3 tries, the last: exit 9",
         "2 hooks given up so far",
         "blocked: play: pid 7 in state D cannot be killed",
-        "the newest configuration is not in force: watch.yml:3: unknown key",
+        "the newest configuration is not in force: a.yml:3: no such key a.yml:9: nor this",
     ):
         assert sentence in said
     data = history.data("status")
@@ -470,6 +470,14 @@ def test_logs_on_a_terminal_cannot_harm_it(house: House) -> None:
     body = shown.split("<==")[1]
     assert "\x1b[31mred\n\\x1b[2J\\x1b]0;title\\x07 \\x9b2J \\u202e \\r\\x08\\xff tab\tend" in body
     assert re.sub(r"\x1b\[[0-9;]*m", "", body).replace("\n", "").replace("\t", "").isprintable()
+
+
+def test_output_that_was_swept_is_not_called_dropped(house: House) -> None:
+    """One sentence says that it is not kept any more; nothing is said of a bound that did not cut it."""
+    steps = (house.step(0, "play", result=result(output_bytes=2)),)
+    house.commit(runs=(house.run(OK_ID, opened_s=9, steps=steps, outcome=Outcome.OK, closed=house.now),))
+    done = house.jetp("logs")
+    assert (done.stdout, done.stderr) == (b"", b"jetp: the output of run 11111111 is not kept any more\n")
 
 
 def test_an_unknown_step_is_a_usage_error(history: House) -> None:

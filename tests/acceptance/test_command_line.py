@@ -124,11 +124,13 @@ def test_text_that_a_locale_has_no_characters_for_is_escaped(site: Site) -> None
 
 
 def test_help_names_every_command() -> None:
-    """`jetp --help` lists them, each has a help of its own with an example, and neither needs a state directory."""
+    """`jetp --help` lists them, each has a help of its own, which fits a terminal and has an example."""
     said = bare("--help").stdout
     for command in COMMANDS:
         assert re.search(rf"^  {command} ", said, re.MULTILINE), command
-        usage, _, example = bare(command, "--help").stdout.partition("Example")
+        text = bare(command, "--help", environ={"COLUMNS": "80"}).stdout
+        assert max(map(len, text.splitlines())) <= 80, command
+        usage, _, example = text.partition("Example")
         assert f"jetp {command}" in usage
         assert f"jetp {command}" in example, command
 
@@ -151,6 +153,10 @@ def test_version_says_the_version() -> None:
         ["watch", "--no-such-option"],
         ["watch", "--watch-config", "x", "--log-level", "loud"],
         ["suspend"],
+        ["suspend", "--reason", " "],
+        ["check-config", ""],
+        ["watch", "--watch-config", ""],
+        ["status", "--state-dir", ""],
         ["runs", "--limit", "0"],
         ["check-config"],
     ],

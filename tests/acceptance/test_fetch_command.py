@@ -91,6 +91,14 @@ def test_a_directory_is_fetched(content: Path, tmp_path: Path) -> None:
     assert ended.err == ""
 
 
+def test_directories_above_are_made(content: Path, tmp_path: Path) -> None:
+    """As git clone does it; where none can be, a person is needed."""
+    assert jetp(content.as_uri(), tmp_path / "a/b/into", **AT_ONCE).code == 0
+    assert arrived(tmp_path / "a/b/into") == FILES
+    ended = jetp(content.as_uri(), content / "pb.yml" / "into", **AT_ONCE)
+    assert (ended.code, "no directory can be made there" in ended.err) == (1, True)
+
+
 def test_json_is_one_document(archive: Path, tmp_path: Path) -> None:
     """With the figures and the revision, which `--look` says too, and which the engine is told."""
     target = tmp_path / "engine"
