@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package docs clean
+.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package release docs clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -27,11 +27,15 @@ test-fast: dev ## the tests that take no time
 test-system: dev ## the deb on a booted machine (root, Debian, systemd-nspawn); after make package
 	$(BIN)/python -m pytest tests/system
 
-package: dev ## dist/: wheel, deb, rpm, jetp.pyz
+package: dev ## dist/: sdist, wheel, deb, rpm, jetp.pyz
 	$(BIN)/python packaging/build.py
 
 docs: .venv/docs-installed ## build/site/index.html: the documentation as a site
 	$(BIN)/python docs/site/build.py
+
+release: dev ## dist/: the artefacts of a tagged commit, built twice, described and tried; UNTAGGED=1 rehearses
+	@$(PIP) 'cyclonedx-bom>=7'
+	$(BIN)/python packaging/release.py $(if $(UNTAGGED),--untagged)
 
 torture: dev ## try to break every promise; an hour
 	$(BIN)/python tests/torture
@@ -51,12 +55,9 @@ audit: dev ## known weaknesses and licences of what is locked in requirements/
 	@$(PIP) 'pip-audit>=2.7' || echo "pip-audit could not be installed" >&2
 	$(BIN)/python packaging/audit.py
 
-LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options \
-  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file
 lock: dev ## write requirements/*.txt anew: versions and digests
 	@$(PIP) 'pip-tools>=7.4'
-	$(LOCK) requirements/release.txt --extra s3 --extra http --extra metrics --extra minio pyproject.toml
-	$(LOCK) requirements/dev.txt --extra dev --unsafe-package jetwatch --constraint requirements/release.txt pyproject.toml
+	$(BIN)/python packaging/lock.py
 
 bench-content: dev ## what fetching costs, beside other programs
 	$(BIN)/python bench/content.py

@@ -1,8 +1,12 @@
-"""Builds what is handed out: `make package` → dist/ with a wheel, a deb, an rpm and jetp.pyz.
+"""Builds what is handed out: `make package` → dist/ with an sdist, a wheel, a deb, an rpm and jetp.pyz.
 
-All but the wheel hold the agent with its libraries as one tree that serves every Python of PYTHONS: the Python parts
-are the same for all, and C parts carry their version in their file's name. Around the tree stands a virtual environment
-made by hand, whose interpreter is the machine's own, so `python -m jetwatch` means the same program everywhere.
+The same commit gives the same bytes, wherever and whenever it is built: times are the commit's, orders and modes are
+fixed, and what is taken from an index is locked by its digest.
+
+All but sdist and wheel hold the agent with its libraries as one tree that serves every Python of PYTHONS: the Python
+parts are the same for all, and C parts carry their version in their file's name. Around the tree stands a virtual
+environment made by hand, whose interpreter is the machine's own, so `python -m jetwatch` means the same program
+everywhere.
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ import platform
 import shutil
 import subprocess
 import sys
-import zipapp
+import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 DIST = ROOT / "dist"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-EXTRAS = "s3,http,metrics"
+PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 HOME = Path("usr/lib/jetwatch")
 COMPLETIONS = {
@@ -35,6 +40,7 @@ COMPLETIONS = {
 
 def main() -> None:
     """Everything, from nothing."""
+    os.umask(0o022)
     for folder in (BUILD, DIST):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -45,38 +51,53 @@ def main() -> None:
     build_zipapp(site)
     lay_out(site, BUILD / "tree")
     for kind in ("deb", "rpm"):
-        _run("nfpm", "package", "-p", kind, "-f", "packaging/nfpm/nfpm.yaml", "-t", "dist/", VERSION=_version(wheel))
+        _run("nfpm", "package", "-p", kind, "-f", "packaging/nfpm/nfpm.yaml", "-t", "dist/", VERSION=version())
     for made in sorted(DIST.iterdir()):
         print(f"{made.stat().st_size / 1e6:7.1f} MB  {made.relative_to(ROOT)}")
 
 
+def version() -> str:
+    """The version of this checkout."""
+    return _run(sys.executable, "-c", "import jetwatch; print(jetwatch.__version__)").strip()
+
+
 def build_wheel() -> Path:
-    """The wheel in dist/."""
-    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(DIST), ".")
+    """Sdist and wheel in dist/, by the locked build backend; the path of the wheel."""
+    backend = BUILD / "backend"
+    _run(*PIP, "--require-hashes", "--target", str(backend), "-r", "requirements/build.txt")
+    _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(DIST), ".", PYTHONPATH=str(backend))
     return next(DIST.glob("*.whl"))
 
 
 def gather(wheel: Path, site: Path) -> None:
-    """The wheel and its libraries, as pip installs them for each Python, laid over each other in `site`."""
-    for version in PYTHONS:
-        target = BUILD / f"site-{version}"
-        _run(
-            sys.executable, "-m", "pip", "install", *_for_python(version), "--target", str(target), f"{wheel}[{EXTRAS}]"
-        )
+    """The wheel and its locked libraries, as pip installs them for each Python, laid over each other in `site`."""
+    for each in PYTHONS:
+        target = BUILD / f"site-{each}"
+        for what in (("--require-hashes", "-r", "requirements/release.txt"), (str(wheel),)):
+            _run(*PIP, "--no-deps", *_for_python(each), "--target", str(target), *what)
         shutil.rmtree(target / "bin", ignore_errors=True)
+        _forget_origin(target)
         _lay_over(target, site)
     for library in site.rglob("*.so*"):
         _run("strip", "--strip-unneeded", str(library))
 
 
-def _for_python(version: str) -> list[str]:
+def _for_python(python: str) -> list[str]:
     machine = platform.machine()
     tags = [f"manylinux_2_{minor}_{machine}" for minor in (17, 28)] + [f"manylinux2014_{machine}"]
-    chosen = ["--only-binary=:all:", "--implementation", "cp", "--python-version", version]
+    chosen = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     for tag in tags:
         chosen += ["--platform", tag]
-    lock = ROOT / "packaging" / "constraints.txt"
-    return [*chosen, "--quiet", "--disable-pip-version-check", "--no-compile", "--constraint", str(lock)]
+    return chosen
+
+
+def _forget_origin(target: Path) -> None:
+    """Take out where the wheel lay when it was installed."""
+    for origin in target.glob("*.dist-info/direct_url.json"):
+        record = origin.with_name("RECORD")
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if "/direct_url.json," not in line))
+        origin.unlink()
 
 
 def _lay_over(source: Path, site: Path) -> None:
@@ -93,23 +114,31 @@ def _lay_over(source: Path, site: Path) -> None:
 
 
 def build_zipapp(site: Path) -> None:
-    """dist/jetp.pyz: the tree, and a first file that unpacks it."""
-    folder = BUILD / "zipapp"
-    shutil.copytree(site, folder / "site")
-    shutil.copy2(ROOT / "packaging" / "zipapp" / "__main__.py", folder)
+    """dist/jetp.pyz: the tree, and a first file that unpacks it. zipapp of the library keeps times and disk order."""
+    files = {f"site/{file.relative_to(site)}": file.read_bytes() for file in site.rglob("*") if file.is_file()}
     digest = hashlib.sha256()
-    for file in sorted(path for path in site.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(site)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    (folder / "BUILD").write_text(digest.hexdigest()[:16] + "\n")
-    zipapp.create_archive(folder, DIST / "jetp.pyz", interpreter="/usr/bin/env python3", compressed=True)
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
+    files["BUILD"] = f"{digest.hexdigest()[:16]}\n".encode()
+    files["__main__.py"] = (ROOT / "packaging" / "zipapp" / "__main__.py").read_bytes()
+    made = DIST / "jetp.pyz"
+    with made.open("wb") as stream:
+        stream.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in sorted(files.items()):
+                entry = zipfile.ZipInfo(name, time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"]))[:6])
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, content)
+    made.chmod(0o755)
 
 
 def lay_out(site: Path, tree: Path) -> None:
     """What the packages put on a machine, but for the files of /etc, which nfpm marks as configuration."""
     home = tree / HOME
     shutil.copytree(site, home / "site")
-    for version in PYTHONS:
-        library = home / "lib" / f"python{version}"
+    for python in PYTHONS:
+        library = home / "lib" / f"python{python}"
         library.mkdir(parents=True)
         (library / "site-packages").symlink_to("../../site")
     (home / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
@@ -129,9 +158,11 @@ def lay_out(site: Path, tree: Path) -> None:
     shutil.copy2(ROOT / "packaging" / "nfpm" / "copyright", documents)
     (documents / "changelog.gz").write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
     lay_out_help(tree)
+    built_s = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == program else 0o644)
+        os.utime(path, (built_s, built_s), follow_symlinks=False)
 
 
 def lay_out_help(tree: Path) -> None:
@@ -147,12 +178,10 @@ def lay_out_help(tree: Path) -> None:
         file.write_text(_run(sys.executable, "-m", "jetwatch", "completion", shell))
 
 
-def _version(wheel: Path) -> str:
-    return wheel.name.split("-")[1]
-
-
 def _run(*words: str, **environment: str) -> str:
-    env = {**os.environ, "ARCH": ARCHITECTURES.get(platform.machine(), platform.machine()), **environment}
+    """What a command prints. Its Python finds this checkout first, whatever is installed beside it."""
+    env = {**os.environ, "ARCH": ARCHITECTURES.get(platform.machine(), platform.machine())}
+    env |= {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), **environment}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     done = subprocess.run(words, cwd=ROOT, env=env, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -11,11 +11,11 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
+from jetwatch import __version__
 from jetwatch.cli.main import COMMANDS, jetp
 
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -41,7 +41,7 @@ def _page(context: click.Context, command: click.Command, sentence: str) -> str:
     name = context.command_path.replace(" ", "-")
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [
-        f'.TH {_text(name.upper())} 1 "" "jetwatch {version("jetwatch")}"',
+        f'.TH {_text(name.upper())} 1 "" "jetwatch {__version__}"',
         ".SH NAME",
         f"{_text(name)} \\- {_text(sentence[0].lower() + sentence[1:].rstrip('.'))}",
         ".SH SYNOPSIS",

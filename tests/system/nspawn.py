@@ -66,8 +66,8 @@ class Machine:
 
 
 @contextmanager
-def booted(base: Path, packages: Path) -> Iterator[Machine]:
-    """A machine with `packages` at /packages. Everything is ended and unmounted afterwards."""
+def root_without_jetwatch(base: Path) -> Iterator[Path]:
+    """This host's root under an overlay: what is written there is gone afterwards."""
     root, upper, work = (base / name for name in ("root", "upper", "work"))
     for each in (root, upper, work):
         each.mkdir(parents=True)
@@ -77,24 +77,44 @@ def booted(base: Path, packages: Path) -> Iterator[Machine]:
         # What the host itself holds of jetwatch is none of the machine's.
         for left in ("etc/jetwatch", "var/lib/jetwatch", "var/log/jetwatch"):
             shutil.rmtree(root / left, ignore_errors=True)
-        with (base / "console").open("wb") as console:
-            words = ["systemd-nspawn", "-D", str(root), "-M", f"jetwatch-{os.getpid()}", "--register=no", "--keep-unit"]
-            words += ["--private-network", "--console=pipe", f"--bind-ro={packages}:/packages", "-q", "-b"]
-            spawned = subprocess.Popen(
-                [*words, "systemd.unit=basic.target"], stdin=subprocess.DEVNULL, stdout=console, stderr=console
-            )
+        yield root
+    finally:
+        subprocess.run(["umount", "-R", str(root)], check=True)
+
+
+@contextmanager
+def bare_machine(base: Path) -> Iterator[Path]:
+    """A root that nobody booted, for chroot: processes and devices are the host's."""
+    with root_without_jetwatch(base) as root:
+        subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
+        subprocess.run(["mount", "--bind", "/dev", str(root / "dev")], check=True)
+        yield root
+
+
+@contextmanager
+def booted(base: Path, packages: Path) -> Iterator[Machine]:
+    """A machine with `packages` at /packages. Everything is ended and unmounted afterwards."""
+    with root_without_jetwatch(base) as root, (base / "console").open("wb") as console:
+        words = ["systemd-nspawn", "-D", str(root), "-M", f"jetwatch-{os.getpid()}", "--register=no", "--keep-unit"]
+        words += ["--private-network", "--console=pipe", f"--bind-ro={packages}:/packages", "-q", "-b"]
+        spawned = subprocess.Popen(
+            [*words, "systemd.unit=basic.target"], stdin=subprocess.DEVNULL, stdout=console, stderr=console
+        )
         try:
             machine = Machine(root, until(lambda: _leader_of(spawned.pid), 30))
             until(lambda: "running" in machine.run("systemctl", "is-system-running", ok=False), 60, pause_s=0.1)
             yield machine
         finally:
-            spawned.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                spawned.wait(20)
-            spawned.kill()
-            spawned.wait()
-    finally:
-        subprocess.run(["umount", "-R", str(root)], check=True)
+            end(spawned)
+
+
+def end(spawned: subprocess.Popen[bytes]) -> None:
+    """Take the power away."""
+    spawned.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        spawned.wait(20)
+    spawned.kill()
+    spawned.wait()
 
 
 def _leader_of(pid: int) -> int | None:
