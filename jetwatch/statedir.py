@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import stat
 import uuid
 from collections.abc import Mapping
@@ -77,7 +78,19 @@ def _chosen(option: Path | None, environ: Mapping[str, str], configured: Path | 
         return configured
     if os.geteuid() == 0:
         return _ROOT_STATE
-    return Path(environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/"), ".local/state")) / "jetwatch"
+    said = Path(environ.get("XDG_STATE_HOME", ""))
+    # The specification of XDG has relative paths ignored.
+    return (said if said.is_absolute() else _home(environ) / ".local/state") / "jetwatch"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """HOME, else what the machine knows of this account."""
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return Path("/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from jetwatch.errors import JetwatchError, UsageError
 JET_NAMES = ("jetp", "jet")
 ELF_MAGIC = b"\x7fELF"
 EXECED_AS = "JETWATCH_LOCAL_PID"
-"""Holds the pid that became an engine: exec keeps it, so who finds its own pid here was started by itself."""
+"""Holds the pid that became an engine, and which: exec keeps the pid, so who finds its own was started by itself."""
 
 
 class NoEngineError(JetwatchError):
@@ -70,11 +70,13 @@ class Engine:
 
 
 def find_engine(machine: Machine) -> Engine:
-    """Return Jet's own engine, else Ansible's. Raises NoEngineError."""
-    jet = find_jet(machine)
+    """Return Jet's own engine, else Ansible's. Raises NoEngineError. What has started us again is no engine."""
+    pid, _, became = machine.environ.get(EXECED_AS, "").partition(" ")
+    tried = became if pid == str(os.getpid()) else ""
+    jet = find_jet(machine) if not tried else None
     if jet:
-        return Engine((str(jet), "local", "--playbook"), environment(machine))
-    ansible = find_ansible(machine)
+        return Engine((str(jet), "local", "--playbook"), environment(machine, "jet"))
+    ansible = find_ansible(machine) if tried != "ansible" else None
     if ansible:
         interpreter = f"ansible_python_interpreter={shlex.quote(interpreter_of(ansible, machine))}"
         argv = (str(ansible), "-i", "localhost,", "-c", "local", "-e", interpreter)
@@ -83,20 +85,21 @@ def find_engine(machine: Machine) -> Engine:
 
 
 def find_jet(machine: Machine) -> Path | None:
-    """Return Jet's binary. It is called `jetp` like our own command, but it is native, and ours are Python scripts."""
+    """Return Jet's binary, or a script in its place. It is called `jetp` like our own command, so ours are left out."""
     # An empty entry of PATH would be the current directory: a playbook's directory must not supply the engine.
     directories = [Path(entry) for entry in machine.path.split(os.pathsep) if entry]
     candidates = (directory / name for name in JET_NAMES for directory in directories)
-    return next((path for path in candidates if is_native(path) and path.resolve() not in machine.ourselves), None)
+    return next((path for path in candidates if may_be_jet(path) and path.resolve() not in machine.ourselves), None)
 
 
-def is_native(path: Path) -> bool:
-    """Whether `path` is an executable that the kernel runs by itself, not a script."""
+def may_be_jet(path: Path) -> bool:
+    """Whether `path` is native, or a script that does not name us, and may be executed."""
     try:
         with path.open("rb") as stream:
-            return stream.read(len(ELF_MAGIC)) == ELF_MAGIC and os.access(path, os.X_OK)
+            head = stream.read(4096)
     except OSError:
         return False
+    return os.access(path, os.X_OK) and (head.startswith(ELF_MAGIC) or b"jetwatch" not in head)
 
 
 def find_ansible(machine: Machine) -> Path | None:
@@ -151,9 +154,9 @@ def first_lines(script: Path) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
-def environment(machine: Machine) -> dict[str, str]:
+def environment(machine: Machine, engine: str) -> dict[str, str]:
     """Return what every engine may rely on: HOME, and an encoding that can hold any name."""
-    env = {"HOME": home_of_user(), **machine.environ, EXECED_AS: str(os.getpid())}
+    env = {"HOME": home_of_user(), **machine.environ, EXECED_AS: f"{os.getpid()} {engine}"}
     if "LC_ALL" not in env:
         env.setdefault("LANG", "C.UTF-8")
     return env
@@ -169,7 +172,7 @@ def home_of_user() -> str:
 
 def ansible_environment(machine: Machine) -> dict[str, str]:
     """Return the environment for Ansible: defaults for a run without a person, each only where nothing is set."""
-    env = environment(machine)
+    env = environment(machine, "ansible")
     env.setdefault("ANSIBLE_LOCALHOST_WARNING", "False")
     env.setdefault("ANSIBLE_RETRY_FILES_ENABLED", "False")
     if not machine.on_terminal and "ANSIBLE_FORCE_COLOR" not in env:
@@ -216,7 +219,5 @@ def local(playbook: str, extra: tuple[str, ...]) -> None:
     options go to the engine as they are. The exit code is the engine's own; before it starts, 2 means that FILE cannot
     be read, and 69 that there is no engine.
     """
-    if os.environ.get(EXECED_AS) == str(os.getpid()):
-        raise NoEngineError  # what we took for an engine started us again
     words = (playbook_path(playbook), *extra)
     become(find_engine(Machine.here()), words)

@@ -38,14 +38,32 @@ def test_jets_own_binary_comes_first(tmp_path: Path) -> None:
 
 
 def test_our_own_command_is_not_taken_for_jet(tmp_path: Path) -> None:
-    """A script called `jetp` is ours, and so is a native file that is the one running, under any name."""
+    """A script that names us is ours, and so is a native file that is the one running, under any name."""
     packed = executable(tmp_path / "packed", ELF)
     here = machine(tmp_path)
     here = Machine(here.environ, here.python, frozenset({packed.resolve()}), on_terminal=False)
     (tmp_path / "bin" / "jetp").symlink_to(packed)
-    executable(tmp_path / "bin" / "jet", b"#!/bin/sh\n")
+    executable(tmp_path / "bin" / "jet", b"#!/usr/bin/python3\nfrom jetwatch.cli.main import main\n")
     ansible = executable(tmp_path / "bin" / "ansible-playbook", b"#!/bin/sh\n")
     assert find_engine(here).argv[0] == str(ansible)
+
+
+@pytest.mark.parametrize("name", ["jet", "jetp"])
+def test_a_script_in_jets_place_is_taken_for_it(tmp_path: Path, name: str) -> None:
+    """Some wrap Jet's binary in a script of their own."""
+    here = machine(tmp_path)
+    jet = executable(tmp_path / "bin" / name, b'#!/bin/sh\nexec /opt/jet/jetp "$@"\n')
+    assert find_engine(here).argv[0] == str(jet)
+
+
+def test_an_engine_that_starts_us_again_is_none(tmp_path: Path) -> None:
+    """Then the next one is tried, and each only once."""
+    executable(tmp_path / "bin" / "jet", b"#!/bin/sh\n")
+    ansible = executable(tmp_path / "bin" / "ansible-playbook", b"#!/bin/sh\n")
+    second = find_engine(machine(tmp_path, **find_engine(machine(tmp_path)).env))
+    assert second.argv[0] == str(ansible)
+    with pytest.raises(NoEngineError):
+        find_engine(machine(tmp_path, **second.env))
 
 
 def test_a_jet_behind_our_own_command_on_path_is_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import resource
 import subprocess
 import sys
@@ -27,6 +28,11 @@ OPTION, CONFIGURED = Path("/from/option"), Path("/from/config")
 SAID = {"JETWATCH_STATE_DIR": "/from/environment", "XDG_STATE_HOME": "/home/ann/state", "HOME": "/home/ann"}
 
 
+def home_of(uid: int) -> str:
+    """The home directory of an account of this machine."""
+    return pwd.getpwuid(uid).pw_dir
+
+
 @pytest.mark.parametrize(
     ("option", "environ", "configured", "uid", "chosen"),
     [
@@ -39,7 +45,9 @@ SAID = {"JETWATCH_STATE_DIR": "/from/environment", "XDG_STATE_HOME": "/home/ann/
         (None, {"HOME": "/home/ann"}, None, 1000, "/home/ann/.local/state/jetwatch"),
         (None, {"XDG_STATE_HOME": "", "HOME": "/home/ann"}, None, 1000, "/home/ann/.local/state/jetwatch"),
         (None, {"HOME": "/"}, None, 1000, "/.local/state/jetwatch"),
-        (None, {}, None, 1000, "/.local/state/jetwatch"),
+        (None, {"XDG_STATE_HOME": "state", "HOME": "/home/ann"}, None, 1000, "/home/ann/.local/state/jetwatch"),
+        (None, {}, None, os.getuid() or 65534, f"{home_of(os.getuid() or 65534)}/.local/state/jetwatch"),
+        (None, {"HOME": ""}, None, 4_000_000_000, "/.local/state/jetwatch"),
     ],
 )
 def test_the_state_directory_is_chosen_in_one_order(
