@@ -31,11 +31,11 @@ def keep(
     return kept, events
 
 
-def coming_starts(state: WatchState, now: Stamp, *, once: bool, checked_once: bool) -> list[Deadline | None]:
-    """The times at which a watch without an open run has something to do; each of them is acted on when it comes."""
+def coming_starts(state: WatchState, looked: Stamp, *, once: bool, checked_once: bool) -> list[Deadline | None]:
+    """The times at which a watch without an open run has something to do, after all that was due at `looked`."""
     opening = [state.window.opens, state.window.start] if state.window is not None else []
     # What has passed and still waits for something else would ring for ever.
-    waits = [each for each in (state.held_until, *opening) if each is not None and each.remaining_us(now) > 0]
+    waits = [each for each in (state.held_until, *opening) if each is not None and each.remaining_us(looked) > 0]
     if once:
         return [*([] if checked_once else [state.next_check]), *(waits if SPLAY in state.waiting_for else [])]
     return [state.next_check, *(waits if state.due is not None else [state.retry_at])]

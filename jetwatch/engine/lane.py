@@ -220,6 +220,7 @@ class Lane:
 
     def advance(self) -> None:
         """Do all that is due now, then say in `wake_us` when to look again."""
+        looked = self._runtime.clock.now()
         self._end_suspension()
         stopping = self._house.stopping
         if self.walk is not None:
@@ -229,7 +230,7 @@ class Lane:
             self._begin(self.settings)
         self._tell_blocked()
         self._fold.tell_if_due(self._house.fold_s)
-        self.wake_us = self._next_wake()
+        self.wake_us = self._next_wake(looked)
 
     def _may_deliver(self, stopping: str | None) -> bool:
         head = self.delivery.head
@@ -546,10 +547,11 @@ class Lane:
             self._runtime.commit(Blocked(watch=self.name, play_uuid=run_id, step=step, pid=pid, state=state))
         self._blocked_told = news
 
-    def _next_wake(self) -> int | None:
+    def _next_wake(self, looked: Stamp) -> int | None:
+        """`looked`: when it was seen what is due. What has come since then, during a slow write, is still to do."""
         now = self._runtime.clock.now()
         wakes = [self.delivery.wake_us(), self._fold.due_us(self._house.fold_s)]
-        if self._start_allowed_us > now.boot_us:
+        if self._start_allowed_us > looked.boot_us:
             wakes.append(self._start_allowed_us)
         if self.walk is not None:
             wakes.append(self.walk.supervision.wake_us)
@@ -557,7 +559,7 @@ class Lane:
         deadlines = [until]
         is_free = self._is_waiting() and not self.delivery.holds_cycle()
         if is_free and self.settings is not None and self._house.stopping is None:
-            deadlines += coming_starts(self.state, now, once=self._house.once, checked_once=self.checked_once)
+            deadlines += coming_starts(self.state, looked, once=self._house.once, checked_once=self.checked_once)
         coming = [max(now.boot_us + d.remaining_us(now), self._start_allowed_us) for d in deadlines if d is not None]
         return min((wake for wake in wakes + coming if wake is not None), default=None)
 

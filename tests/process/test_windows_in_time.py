@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_in_time import START_WALL_US, EngineInTime, MovedClock
@@ -155,6 +156,55 @@ def test_a_newer_revision_takes_the_place_of_the_one_that_waits(make: Make, cloc
         assert started.revision == "2"
         engine.wait_for(1, "run_finished", outcome="ok")
         engine.wait_for(1, "run_deferred")
+
+
+class LeapingClock(MovedClock):
+    """A clock that leaps by some hours when it is read for the Nth time after `arm_leap`."""
+
+    def __init__(self, reads: int, leap_s: float) -> None:
+        super().__init__()
+        self._reads, self._leap_s = reads, leap_s
+        self._left: int | None = None
+
+    def arm_leap(self) -> None:
+        """From now on reads count."""
+        self._left = self._reads
+
+    def now(self) -> Stamp:
+        """The instant, which may be another than that of the read before."""
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                self.leap()
+        return super().now()
+
+    def leap(self) -> None:
+        """Leap now, unless that was done."""
+        if self._left is not None:
+            self._left = None
+            self.pass_s(self._leap_s)
+
+
+@pytest.mark.parametrize("reads", range(6))
+def test_an_opening_is_not_slept_through_at_whatever_instant_it_comes(tmp_path: Path, reads: int) -> None:
+    """Between what is seen and what is waited for as well; the next check would come a week later."""
+    clock = LeapingClock(reads, TO_OPENING_S)
+    config = "check_command: 'true'\ncheck_interval: 7d\nsplay: 0\n" + PLAY + NIGHT
+
+    class Told(list[Any]):
+        def append(self, line: Any) -> None:
+            super().append(line)
+            if line.event.name == "run_deferred":
+                clock.arm_leap()
+
+    engine = EngineInTime(tmp_path, config, clock)
+    engine.lines = Told()
+    engine.runtime._tell = engine.lines.append
+    with engine:
+        engine.wait_for(1, "run_deferred")
+        engine.settle()
+        clock.leap()
+        engine.wait_for(1, "run_finished", outcome="ok")
 
 
 def test_retries_wait_for_a_window_too(make: Make, clock: MovedClock, tmp_path: Path) -> None:
