@@ -7,16 +7,14 @@ line that begins with a dot be a command of roff.
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
+from command_line import Command, commands, program
 
 from jetwatch import __version__
-from jetwatch.cli.main import COMMANDS, jetp
 
 _CODE = re.compile(r"`([^`\n]+)`")
 
@@ -27,55 +25,44 @@ def main() -> None:
         sys.exit("usage: python packaging/man_pages.py DIR")
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    top = click.Context(jetp, info_name="jetp", **jetp.context_settings)
-    (target / "jetp.1").write_text(_page(top, jetp, "pull agent for machines"), encoding="utf-8")
-    for name, (_, sentence) in COMMANDS.items():
-        command = jetp.get_command(top, name)
-        if command is None:
-            sys.exit(f"there is no command {name}")
-        context = click.Context(command, info_name=name, parent=top)
-        (target / f"jetp-{name}.1").write_text(_page(context, command, sentence), encoding="utf-8")
+    every = list(commands())
+    for command in every:
+        (target / f"{_name(command)}.1").write_text(_page(command, _SEE_ALSO), encoding="utf-8")
+    listed = [line for each in every for line in (".TP", f"\\fB{_text(_name(each))}\\fP(1)", _text(each.sentence))]
+    (target / "jetp.1").write_text(_page(program(), [".SH COMMANDS", *listed]), encoding="utf-8")
 
 
-def _page(context: click.Context, command: click.Command, sentence: str) -> str:
-    name = context.command_path.replace(" ", "-")
-    usage = " ".join(command.collect_usage_pieces(context))
+_SEE_ALSO = [".SH SEE ALSO", "\\fBjetp\\fP(1)"]
+
+
+def _name(command: Command) -> str:
+    return command.path.replace(" ", "-")
+
+
+def _page(command: Command, end: list[str]) -> str:
+    name, sentence = _name(command), command.sentence
     lines = [
         f'.TH {_text(name.upper())} 1 "" "jetwatch {__version__}"',
         ".SH NAME",
         f"{_text(name)} \\- {_text(sentence[0].lower() + sentence[1:].rstrip('.'))}",
         ".SH SYNOPSIS",
-        f"\\fB{_text(context.command_path)}\\fP {_text(usage)}",
+        f"\\fB{_text(command.path)}\\fP {_text(command.usage.removeprefix(command.path).strip())}",
         ".SH DESCRIPTION",
-        *_paragraphs(inspect.cleandoc(f"{command.help}\n\n{command.epilog or ''}")),
+        *_description(command),
         ".SH OPTIONS",
-        *_options(context, command),
+        *(line for names, said in command.options for line in (".TP", f"\\fB{_text(names)}\\fP", _text(said))),
+        *end,
     ]
-    if command is jetp:
-        lines.append(".SH COMMANDS")
-        for each, (_, said) in COMMANDS.items():
-            lines += [".TP", f"\\fBjetp\\-{_text(each)}\\fP(1)", _text(said)]
-    else:
-        lines += [".SH SEE ALSO", "\\fBjetp\\fP(1)"]
     return "\n".join(lines) + "\n"
 
 
-def _options(context: click.Context, command: click.Command) -> Iterator[str]:
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None and isinstance(parameter, click.Option):
-            yield from (".TP", f"\\fB{_text(record[0])}\\fP", _text(" ".join(record[1].split())))
-
-
-def _paragraphs(text: str) -> Iterator[str]:
-    """Paragraphs, those that begin with click's mark as they stand."""
-    for position, paragraph in enumerate(re.split(r"\n{2,}", text)):
+def _description(command: Command) -> Iterator[str]:
+    """Paragraphs, the examples among them as they stand."""
+    for position, paragraph in enumerate(command.paragraphs):
         if position:
             yield ".PP"
-        if paragraph.startswith("\b\n"):
-            yield from (".nf", *map(_text, paragraph.split("\n")[1:]), ".fi")
-        else:
-            yield from map(_text, paragraph.split("\n"))
+        lines = map(_text, paragraph.lines)
+        yield from (".nf", *lines, ".fi") if paragraph.as_it_stands else lines
 
 
 def _text(line: str) -> str:

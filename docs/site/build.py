@@ -103,7 +103,7 @@ def moved(path: Path, text: str) -> str:
 def navigation() -> str:
     """The index as the site's tree: a heading, and the pages that are linked to below it (TOML)."""
     index = DOCS / "README.md"
-    tree = ['"index.md"']
+    tree = ['{ "Home" = "index.md" }']
     for section in re.split(r"^## ", index.read_text(), flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
         pages = [f'{{ "{name}" = "{place(named(index, target))}" }}' for name, target in entries(text)]

@@ -71,7 +71,7 @@ class Block:
     @property
     def runs(self) -> bool:
         """Whether it is commands, and nothing keeps them from being run."""
-        return self.kind in ("sh", "stage") and self.said("not run here") is None
+        return self.kind in ("sh", "stage") and not self.title and self.said("not run here") is None
 
 
 @dataclass(frozen=True)

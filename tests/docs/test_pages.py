@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from page import Page
-from servers import free_ports, program, seaweedfs_argv
+from servers import S3Server, free_ports, git_over_http, program, seaweedfs_argv
 
 from jetwatch.cli.main import jetp
 
@@ -42,7 +44,7 @@ class Here:
 def machine(directory: Path, _: Request) -> Iterator[Here]:
     """The directories of a whole machine, below the page's own."""
     etc = ("/etc/jetwatch", "/var/log/jetwatch", "/var/lib/jetwatch", "/var/lib/prometheus", "/usr/local/bin")
-    places = (*etc, "/var/jetp", "/srv", "/opt", "/mnt")
+    places = (*etc, "/etc/fstab", "/var/jetp", "/srv", "/opt", "/mnt")
     for place in etc:
         (directory / place[1:]).mkdir(parents=True)
     yield Here({place: f"{directory}{place}" for place in places}, {"JETWATCH_STATE_DIR": str(directory / "state")})
@@ -76,6 +78,77 @@ def prometheus(directory: Path, request: Request) -> Iterator[Here]:
     """A port that is free."""
     with machine(directory, request) as here:
         here.replaced["127.0.0.1:9753"] = f"127.0.0.1:{free_ports(1)[0]}"
+        yield here
+
+
+PLAYBOOK = """- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug: {msg: hello}
+"""
+PUBLISH = """#!/bin/sh
+set -eu
+cd "$HOME/site"
+git add --all
+git -c user.name=me -c user.email=me@example.org commit -qm "Publish"
+git push -q "$HOME/git/site.git" HEAD:main
+"""
+
+
+@contextlib.contextmanager
+def repository(directory: Path, request: Request) -> Iterator[Here]:
+    """A repository with a playbook; what a page puts into `site/`, `publish-site` puts into the repository."""
+    program("git")
+    with machine(directory, request) as here:
+        script = directory / "bin/publish-site"
+        script.parent.mkdir()
+        script.write_text(PUBLISH)
+        script.chmod(0o755)
+        make = "mkdir -p git site && git init -q --bare -b main git/site.git && git init -q -b main site"
+        subprocess.run(["sh", "-ec", make], cwd=directory, check=True)
+        (directory / "site/pb.yml").write_text(PLAYBOOK)
+        plain = {"HOME": str(directory), "GIT_CONFIG_GLOBAL": "/dev/null"}
+        subprocess.run([script], env=os.environ | plain, check=True)
+        here.replaced["git+https://git.example.org/"] = f"git+file://{directory}/git/"
+        yield here
+
+
+@contextlib.contextmanager
+def git_by_http(directory: Path, request: Request) -> Iterator[Here]:
+    """The same, from a web server."""
+    with repository(directory, request) as here, git_over_http(directory / "git") as base:
+        here.replaced["git+https://git.example.org/"] = f"git+{base}/"
+        yield here
+
+
+@contextlib.contextmanager
+def pyinfra(directory: Path, request: Request) -> Iterator[Here]:
+    """A repository, and pyinfra itself."""
+    program("pyinfra")
+    with repository(directory, request) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def bucket(directory: Path, request: Request) -> Iterator[Here]:
+    """A prefix of SeaweedFS with a marker, and rclone that knows it as `releases`."""
+    program("rclone")
+    server: S3Server = request.getfixturevalue("seaweedfs_server")
+    prefix = f"{server.bucket}/{directory.parent.name}/"
+    with server.client() as client:
+        client.put_object(Bucket=server.bucket, Key=f"{directory.parent.name}/REVISION", Body=b"1")
+    with machine(directory, request) as here:
+        keys = {"ACCESS_KEY_ID": server.access_key, "SECRET_ACCESS_KEY": server.secret_key}
+        remote = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": server.endpoint, **keys}
+        here.environ |= {f"RCLONE_CONFIG_RELEASES_{name}": value for name, value in remote.items()}
+        here.replaced |= {
+            "s3://releases/web/": f"s3://{prefix}",
+            "releases:releases/web/": f"releases:{prefix}",
+            "https://s3.example.org": server.endpoint,
+            "https://minio.example.org": server.endpoint,
+            **dict.fromkeys(("AKIAIOSFODNN7EXAMPLE", "jetwatch-web"), server.access_key),
+            **dict.fromkeys(("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "A-LONG-SECRET"), server.secret_key),
+        }
         yield here
 
 
@@ -128,6 +201,15 @@ Maker = Callable[[Path, Request], contextlib.AbstractContextManager[Here]]
 HERE: Mapping[str, Maker] = {
     "README.md": readme,
     "docs/tutorial/first-agent.md": first_agent,
+    "docs/how-to/content-from-git.md": git_by_http,
+    "docs/how-to/content-from-minio.md": bucket,
+    "docs/how-to/content-from-s3.md": bucket,
+    "docs/how-to/debug.md": repository,
+    "docs/how-to/from-ansible-pull.md": repository,
+    "docs/how-to/init-and-completion.md": repository,
+    "docs/how-to/run-a-script.md": repository,
+    "docs/how-to/run-ansible.md": repository,
+    "docs/how-to/run-pyinfra.md": pyinfra,
     "docs/how-to/prometheus.md": prometheus,
     "docs/how-to/splunk.md": splunk,
     "docs/how-to/windows-and-paging.md": paging,

@@ -1,0 +1,36 @@
+"""The pages that are generated from the command line and from the errors say what the program says.
+
+Those of watch.yml, events and metrics are held by the tests of their rooms.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from jetwatch.cli.exit_codes import MEANINGS, errors_told, exit_codes_page
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs/reference"
+
+
+def test_the_page_of_the_command_line_does_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python packaging/command_line.py > docs/reference/command-line.md` after a change of a command."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "packaging"), *sys.path])
+    from command_line import page
+
+    assert (REFERENCE / "command-line.md").read_text("utf-8") == page()
+
+
+def test_the_page_of_exit_codes_does_not_drift() -> None:
+    """`python -m jetwatch.cli.exit_codes > docs/reference/exit-codes.md` after a change of an error."""
+    assert (REFERENCE / "exit-codes.md").read_text("utf-8") == exit_codes_page()
+
+
+def test_every_error_has_a_code_with_a_meaning() -> None:
+    """And errors have been found."""
+    told = list(errors_told())
+    assert len(told) > 10
+    assert [error for error in told if str(error.exit_code) not in MEANINGS] == []
