@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from agent_process import AgentProcess, Site, until
+from web_server import make_authority
 
 TOKEN = "canary-5f0c1d2e-token"
 
@@ -18,7 +20,7 @@ TOKEN = "canary-5f0c1d2e-token"
 class Receiver:
     """Takes batches on a port of its own. `mode`: ok, down (503), mute (no answer), gone (kept, answer dropped)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.mode = "ok"
         self.events: list[dict[str, Any]] = []
         self.refused = 0
@@ -53,7 +55,10 @@ class Receiver:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/services/collector/event"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}/services/collector/event"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
@@ -133,6 +138,23 @@ def test_nothing_is_lost_while_the_receiver_fails_and_the_agent_is_killed(site: 
     assert len(receiver.events) > len(events)  # some came twice, as they may
     assert receiver.refused > 0
     assert not [line for each in site.agents for line in each.told("sink_lost")]
+
+
+def test_a_receiver_is_trusted_by_its_certificate(site: Site) -> None:
+    """Nothing, the token least of all, goes to one that nobody vouches for; `ca_file` names who does."""
+    authority = make_authority(site.root / "authority")
+    receiver = Receiver(authority.context)
+    try:
+        agent = works(site, receiver)
+        assert "certificate" in agent.wait_for("sink_failed")["reason"].lower()
+        assert agent.stop() == 0
+        assert receiver.headers == []
+        agent = works(site, receiver, ca_file=str(authority.ca_file))
+        until(lambda: len(receiver.events) >= 4)
+        assert agent.stop() == 0
+        assert {sent["Authorization"] for sent in receiver.headers} == {f"Splunk {TOKEN}"}
+    finally:
+        receiver.close()
 
 
 def test_a_slow_receiver_holds_up_no_run_and_no_end(site: Site, receiver: Receiver) -> None:
