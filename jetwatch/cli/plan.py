@@ -122,7 +122,7 @@ def make_plan(
         prices,
         burst_bytes=machines * assumed.change_bytes if contents else 0,
         burst_s=min((period for _, period in contents), default=0.0),
-        warnings=[text for watch in watches if (text := _warning(watch, as_it_is, stable))],
+        warnings=[text for watch in watches for text in (_warning(watch, as_it_is, stable), _rush(watch)) if text],
     )
 
 
@@ -137,10 +137,20 @@ def _warning(watch: WatchSettings, as_it_is: Load, stable: Load) -> str:
     span_s = watch.splay_s or (watch.check_interval_s if watch.phase is Phase.STABLE else 0.0)
     if span_s >= watch.check_interval_s:
         return ""
+    is_short = f"`splay` ({duration(span_s)}) is shorter than `check_interval` ({duration(watch.check_interval_s)})"
     return (
-        f"{watch.name}: `splay` ({duration(span_s)}) is shorter than `check_interval` "
-        f"({duration(watch.check_interval_s)}): machines that start together keep asking together; "
+        f"{watch.name}: {is_short if span_s else 'no `splay`'}: machines that start together keep asking together; "
         f"`phase: stable` without `splay` gives a peak of {stable.peak_over_mean:.2f} times the mean"
+    )
+
+
+def _rush(watch: WatchSettings) -> str:
+    """What an opening window does. Checks go on outside it, so the load above is the same with and without windows."""
+    if not watch.windows or watch.splay_s:
+        return ""
+    return (
+        f"{watch.name}: `windows` without `splay`: every machine whose run waited starts it in the second in which the "
+        "window opens; `splay` spreads the starts"
     )
 
 

@@ -65,6 +65,16 @@ def test_a_schedule_without_splay_is_said(tmp_path: Path) -> None:
     assert any("same second" in warning for warning in json.loads(answer.stdout)["warnings"])
 
 
+def test_windows_without_splay_are_said(tmp_path: Path) -> None:
+    """Every run that waited starts in the second in which the window opens."""
+    windows = 'phase: stable\nwindows: [{from: "22:00", to: "04:00"}]\n'
+    text = "content: https://host/site.tar.zst\njet_command: /bin/true\n" + windows
+    (warning,) = json.loads(plan(write(tmp_path / "w.yml", text), "--machines", "100", "--json").stdout)["warnings"]
+    assert "`windows` without `splay`" in warning
+    spread = plan(write(tmp_path / "s.yml", text + "splay: 200\n"), "--machines", "100", "--json")
+    assert json.loads(spread.stdout)["warnings"] == []
+
+
 def test_what_it_cannot_plan_is_said(tmp_path: Path) -> None:
     """A broken configuration, no number of machines, no size, no place for the picture."""
     bad = write(tmp_path / "bad.yml", "check_interval: 200\n")
