@@ -11,6 +11,7 @@ User info leaves the URL: it is a secret, and a URL is shown.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,3 +118,11 @@ def _path(parts: SplitResult) -> Locator:
 def _user_info(parts: SplitResult) -> dict[str, str]:
     found = {"username": parts.username, "password": parts.password}
     return {name: unquote(value) for name, value in found.items() if value}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

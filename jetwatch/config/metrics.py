@@ -13,6 +13,7 @@ from jetwatch.config.nodes import Node, Notes
 from jetwatch.config.scalars import Boolean, Location, Plain, Text
 from jetwatch.config.tables import Either, Key, Pairs, Table
 from jetwatch.config.times import Duration
+from jetwatch.locator import is_loopback
 
 _ADDRESS = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253}):)?([0-9]{1,5})")
 _LOOPBACK = "127.0.0.1"
@@ -62,16 +63,6 @@ class TextFile(Location):
             notes.expected(node, self.what)
             return None
         return path
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _objection(metrics: MetricsSettings) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jetwatch.config.metrics import is_loopback
 from jetwatch.config.model import HttpSettings, SinkFormat
 from jetwatch.config.scalars import Choice, Location, Text
 from jetwatch.config.tables import Key, Table
 from jetwatch.config.times import Duration
+from jetwatch.locator import is_loopback
 
 _URL = r"https?://(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?(?:/[!-~]*)?"
 

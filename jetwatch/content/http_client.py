@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import email.utils
-import ipaddress
 import re
 import socket
 import ssl
@@ -33,6 +32,7 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled, ContentWait
+from jetwatch.locator import is_loopback
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -193,17 +193,10 @@ def _allowed(url: str, pinned: bool) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
         raise ContentStalled("expected https://host/path, without a user")
-    if parts.scheme == "http" and not pinned and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not pinned and not is_loopback(parts.hostname):
         raise ContentStalled(
             f"http://{parts.hostname}: only https is taken; http needs `sha256`, or a loopback address"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

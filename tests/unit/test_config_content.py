@@ -77,6 +77,12 @@ def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
     assert again.timeouts == watch.timeouts
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:8080"])
+def test_plain_http_is_taken_from_this_very_machine(tmp_path: Path, host: str) -> None:
+    """Nobody is in between."""
+    assert watch_of(tmp_path, f"content: 'http://{host}/x.tar'\njet_command: 'true'").content is not None
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -86,6 +92,7 @@ def test_the_effective_configuration_loads_again(tmp_path: Path) -> None:
         ("content: {url: file:///x, endpoint: y}", "no use for `endpoint`"),
         ("content: {url: s3://b/, markr: x}", "markr"),
         ("content: {url: 'http://host/x.tar'}", "not protected"),
+        ("content: {url: 'http://127.0.0.1.example.org/x.tar'}", "not protected"),
         ("content: [s3://b/]", "a URL, or a mapping"),
         ("content: s3://b/\ndownload_command: 'true'", "leave out"),
         ("content: {url: s3://b/, access_key_id: a}", "`access_key_id` cannot work without `secret_access_key`"),
