@@ -11,10 +11,10 @@ import statistics
 import subprocess
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 from ground import ENVIRON, JETP, Row, children_cpu_s, interleaved, options, spread, tell, workplace
+from msgspec.structs import replace
 
 from jetwatch.events import Change, RunFinished, RunStarted
 from jetwatch.journal.journal import Journal

@@ -17,9 +17,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch import __version__, statedir
 from jetwatch.clock import SystemClock
@@ -60,11 +62,10 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _ENGINE_PATIENCE_S = 2.0
 _SENDING_PATIENCE_S = 30.0  # with --once the next agent may come in a day
-_AGENT_WIDE = tuple(field.name for field in fields(Settings) if field.name not in ("watches", "digest"))
+_AGENT_WIDE = tuple(name for name in Settings.__struct_fields__ if name not in ("watches", "digest"))
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the command line says beside the configuration."""
 
     config_path: Path

@@ -6,8 +6,15 @@ They stand apart from the other records because `jetp fetch`, a process of its o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
+
+
+def shown_without(record: Struct, secret: str) -> str:
+    """A record as its repr shows it, without the field that no log and no traceback is to show."""
+    shown = [f"{name}={getattr(record, name)!r}" for name in record.__struct_fields__ if name != secret]
+    return f"{type(record).__name__}({', '.join(shown)})"
 
 
 class ContentKind(StrEnum):
@@ -21,8 +28,7 @@ class ContentKind(StrEnum):
     FILE = "file"  # file:///file.tar.zst
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What a fetch may cost; beyond it the content is refused, by name."""
 
     total_bytes: int = 16 * 1024**3
@@ -31,8 +37,7 @@ class Limits:
     ratio: float = 200.0  # unpacked to packed, beyond the first 64 MiB
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """Where content comes from. `url` has no user info; `secrets` has what it needs to get in, and no repr shows it.
 
     Names in `secrets`: `access_key_id`, `secret_access_key`, `session_token`, `username`, `password`, `bearer_token`.
@@ -58,11 +63,13 @@ class Content:
     ssh_key: str | None = None
     known_hosts: str | None = None
     limits: Limits = Limits()
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return shown_without(self, "secrets")
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """What is there now.
 
     `settled` false: a listing, which counts only when a second look `settle_s` later shows the same. `validator` is

@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 DISK_FAILS = frozenset((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EUCLEAN))
 """What a disk says that is full or broken for now. Anything else is not the disk's doing."""
@@ -40,8 +40,7 @@ class JetwatchError(Exception):
     exit_code = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong (or doubtful) in a configuration.
 
     `path` is the place in the document (`watches.web.check_interval`), `file` and `line` (1-based) where it stands.

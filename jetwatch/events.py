@@ -8,8 +8,9 @@ carry its `seq`; the others are only logged.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from typing import ClassVar
+
+from msgspec import Struct
 
 from jetwatch.records import AgentState, OutboxEntry, Run, Stamp, WatchState
 
@@ -17,8 +18,7 @@ SCHEMA_VERSION = 1
 """Rises when an event or a field goes away, or changes name, type, unit or meaning; what is new does not raise it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """The base of all events. `watch` and `play_uuid` are empty where an event has none."""
 
     name: ClassVar[str]
@@ -30,18 +30,17 @@ class Event:
 
     def told_fields(self) -> Iterator[tuple[str, object]]:
         """The event's own fields that have something to say, in their order of declaration."""
-        for each in fields(self):
-            value = getattr(self, each.name)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             if value is not None and value not in ("", (), {}):
-                yield each.name, value
+                yield name, value
 
     def told_level(self) -> str:
         """The level of this very event."""
         return self.level
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentStarted(Event):
+class AgentStarted(Event, frozen=True, kw_only=True):
     """The agent holds its state directory and is about to work. `detach`: runs live on when it stops."""
 
     name = "agent_started"
@@ -53,8 +52,7 @@ class AgentStarted(Event):
     state_dir: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentStopping(Event):
+class AgentStopping(Event, frozen=True, kw_only=True):
     """A signal stops the agent. `mode`: detach, wait or cancel. The end of `--once` has none."""
 
     name = "agent_stopping"
@@ -62,8 +60,7 @@ class AgentStopping(Event):
     mode: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentStopped(Event):
+class AgentStopped(Event, frozen=True, kw_only=True):
     """The agent's last line. `open_runs` live on under their supervisors."""
 
     name = "agent_stopped"
@@ -71,8 +68,7 @@ class AgentStopped(Event):
     lines_dropped: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfigReloaded(Event):
+class ConfigReloaded(Event, frozen=True, kw_only=True):
     """A new configuration is in force (`changed` false: it was the same)."""
 
     name = "config_reloaded"
@@ -82,8 +78,7 @@ class ConfigReloaded(Event):
     removed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfigRejected(Event):
+class ConfigRejected(Event, frozen=True, kw_only=True):
     """A new configuration will not do; the last good one stays."""
 
     name = "config_rejected"
@@ -91,8 +86,7 @@ class ConfigRejected(Event):
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplayStarted(Event):
+class SplayStarted(Event, frozen=True, kw_only=True):
     """A random wait before a check."""
 
     name = "splay_started"
@@ -100,8 +94,7 @@ class SplayStarted(Event):
     splay_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckFinished(Event):
+class CheckFinished(Event, frozen=True, kw_only=True):
     """A check was answered, failed, or was skipped (`reason`)."""
 
     name = "check_finished"
@@ -123,8 +116,7 @@ class CheckFinished(Event):
         return {"not_due": "debug", "error": "error"}.get(self.result, "info")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChecksFolded(Event):
+class ChecksFolded(Event, frozen=True, kw_only=True):
     """How many checks said not due since the last such line."""
 
     name = "checks_folded"
@@ -132,8 +124,7 @@ class ChecksFolded(Event):
     since: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunStarted(Event):
+class RunStarted(Event, frozen=True, kw_only=True):
     """A run is open: recorded, with a fresh directory; its first command has not started."""
 
     name = "run_started"
@@ -144,8 +135,7 @@ class RunStarted(Event):
     download_path: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunDeferred(Event):
+class RunDeferred(Event, frozen=True, kw_only=True):
     """A run that is due waits: its `reason` is `window`, which opens at `until`; it is to start at `start_at`."""
 
     name = "run_deferred"
@@ -157,8 +147,7 @@ class RunDeferred(Event):
     revision: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepStarted(Event):
+class StepStarted(Event, frozen=True, kw_only=True):
     """A command of a run, or a hook, is being started."""
 
     name = "step_started"
@@ -167,8 +156,7 @@ class StepStarted(Event):
     attempt: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepDeferred(Event):
+class StepDeferred(Event, frozen=True, kw_only=True):
     """A command of a run, or a hook, could not be started now, for want of room, say. It is tried again after a wait.
 
     `reason`: no_room, no_supervisor (none could be started), supervisor_died (it ended before it could write a word).
@@ -183,8 +171,7 @@ class StepDeferred(Event):
     wait_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepFinished(Event):
+class StepFinished(Event, frozen=True, kw_only=True):
     """A command of a run, or a hook, ended. `ok` is what counts; `reason` says why not."""
 
     name = "step_finished"
@@ -208,8 +195,7 @@ class StepFinished(Event):
         return "info" if self.ok else "warning"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunReattached(Event):
+class RunReattached(Event, frozen=True, kw_only=True):
     """An agent that starts goes on with a run that another agent opened."""
 
     name = "run_reattached"
@@ -218,8 +204,7 @@ class RunReattached(Event):
     alive: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunFinished(Event):
+class RunFinished(Event, frozen=True, kw_only=True):
     """The one end of a run."""
 
     name = "run_finished"
@@ -238,8 +223,7 @@ class RunFinished(Event):
         return {"ok": "info", "cancelled": "warning"}.get(self.outcome, "error")
 
 
-@dataclass(frozen=True, kw_only=True)
-class IncidentOpened(Event):
+class IncidentOpened(Event, frozen=True, kw_only=True):
     """Runs fail: the first one, or as many in a row as on_fail waits for (`after`). `since`: the end of the first."""
 
     name = "incident_opened"
@@ -252,8 +236,7 @@ class IncidentOpened(Event):
     revision: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class IncidentClosed(Event):
+class IncidentClosed(Event, frozen=True, kw_only=True):
     """A run ended ok again, after so many `failures` in a row, `duration_s` after the first of them."""
 
     name = "incident_closed"
@@ -263,8 +246,7 @@ class IncidentClosed(Event):
     duration_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetryPlanned(Event):
+class RetryPlanned(Event, frozen=True, kw_only=True):
     """A failed run, or a check in error, will be tried again. `at` is RFC 3339."""
 
     name = "retry_planned"
@@ -274,8 +256,7 @@ class RetryPlanned(Event):
     wait_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quarantined(Event):
+class Quarantined(Event, frozen=True, kw_only=True):
     """A revision starts no more runs until another one is seen or `jetp clear`."""
 
     name = "quarantined"
@@ -285,8 +266,7 @@ class Quarantined(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held(Event):
+class Held(Event, frozen=True, kw_only=True):
     """Too many lost runs in a row: the watch waits."""
 
     name = "held"
@@ -296,8 +276,7 @@ class Held(Event):
     until: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Blocked(Event):
+class Blocked(Event, frozen=True, kw_only=True):
     """A command cannot be killed; its watch starts nothing until it is gone."""
 
     name = "blocked"
@@ -308,8 +287,7 @@ class Blocked(Event):
     state: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cleared(Event):
+class Cleared(Event, frozen=True, kw_only=True):
     """Backoff, quarantine and hold of a watch are forgotten."""
 
     name = "cleared"
@@ -317,8 +295,7 @@ class Cleared(Event):
     by: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class HookRetry(Event):
+class HookRetry(Event, frozen=True, kw_only=True):
     """A hook failed and will be tried again."""
 
     name = "hook_retry"
@@ -330,8 +307,7 @@ class HookRetry(Event):
     wait_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class HookAbandoned(Event):
+class HookAbandoned(Event, frozen=True, kw_only=True):
     """A hook was given up."""
 
     name = "hook_abandoned"
@@ -342,8 +318,7 @@ class HookAbandoned(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suspended(Event):
+class Suspended(Event, frozen=True, kw_only=True):
     """No new runs for this watch."""
 
     name = "suspended"
@@ -353,8 +328,7 @@ class Suspended(Event):
     until: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resumed(Event):
+class Resumed(Event, frozen=True, kw_only=True):
     """New runs may start again."""
 
     name = "resumed"
@@ -362,8 +336,7 @@ class Resumed(Event):
     by: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskLow(Event):
+class DiskLow(Event, frozen=True, kw_only=True):
     """Too little free space or too few inodes: a run that is due does not start.
 
     Without a `watch`: the disk is full, and the journal's own reserve was given up to it so that it could be written.
@@ -378,8 +351,7 @@ class DiskLow(Event):
     reserve_inodes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class JournalStalled(Event):
+class JournalStalled(Event, frozen=True, kw_only=True):
     """The journal cannot be written: nothing is decided until it can. What runs goes on; each second it is tried anew.
 
     `reason`: no_space, read_only, io_error, locked. Told again every ten minutes.
@@ -392,8 +364,7 @@ class JournalStalled(Event):
     since_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class JournalResumed(Event):
+class JournalResumed(Event, frozen=True, kw_only=True):
     """The journal can be written again; nothing was lost meanwhile."""
 
     name = "journal_resumed"
@@ -401,8 +372,7 @@ class JournalResumed(Event):
     after_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetentionSwept(Event):
+class RetentionSwept(Event, frozen=True, kw_only=True):
     """Old run directories and outputs were removed."""
 
     name = "retention_swept"
@@ -410,8 +380,7 @@ class RetentionSwept(Event):
     runs: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetentionRefused(Event):
+class RetentionRefused(Event, frozen=True, kw_only=True):
     """A directory could not be removed safely; it stays."""
 
     name = "retention_refused"
@@ -420,8 +389,7 @@ class RetentionRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetricsFailed(Event):
+class MetricsFailed(Event, frozen=True, kw_only=True):
     """Figures cannot be given out by this road; it is tried again. Told once, until it worked again."""
 
     name = "metrics_failed"
@@ -430,8 +398,7 @@ class MetricsFailed(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SinkFailed(Event):
+class SinkFailed(Event, frozen=True, kw_only=True):
     """History cannot be sent over HTTP; it is kept and tried again. Told once, until it worked again."""
 
     name = "sink_failed"
@@ -439,16 +406,14 @@ class SinkFailed(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SinkResumed(Event):
+class SinkResumed(Event, frozen=True, kw_only=True):
     """History is sent over HTTP again, after so many failures."""
 
     name = "sink_resumed"
     failures: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class SinkLost(Event):
+class SinkLost(Event, frozen=True, kw_only=True):
     """Events of the history will never be sent over HTTP."""
 
     name = "sink_lost"
@@ -462,8 +427,7 @@ def catalogue() -> tuple[type[Event], ...]:
     return tuple(Event.__subclasses__())
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """Everything that is written in one transaction: new states of records, and the events that tell of them.
 
     `durable` false: the newest checks may be forgotten by a power cut (never by a kill); nothing that starts or
@@ -479,8 +443,7 @@ class Change:
     durable: bool = True
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(Struct, frozen=True):
     """An event with its place in history (`seq`; None: it is not history) and its time."""
 
     event: Event

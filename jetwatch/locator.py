@@ -14,10 +14,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from jetwatch.content_records import ContentKind
+from msgspec import Struct, field
+
+from jetwatch.content_records import ContentKind, shown_without
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 _GIT = ("git+https", "git+ssh", "git+file", "git+http")
@@ -25,15 +26,17 @@ _FORMS = "s3://, git+https://, git+ssh://, git+file://, https:// or file://"
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(Struct, frozen=True):
     """`url` is safe to show; `ref` and `subdir` are git's; `secrets` has `username` and `password` where there were."""
 
     kind: ContentKind
     url: str
     ref: str | None = None
     subdir: str = ""
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return shown_without(self, "secrets")
 
 
 def parse(url: str) -> Locator:

@@ -12,7 +12,8 @@ import os
 import select
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from jetwatch.config.content import full_url
 from jetwatch.config.model import WatchSettings

@@ -8,11 +8,11 @@ travels by pipe and is never stored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct, field
 
 from jetwatch.content_records import Look
 
@@ -73,8 +73,7 @@ class CheckResult(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """One instant by both clocks: Unix time, and time since boot with sleep counted, within `boot_id`."""
 
     wall_us: int
@@ -82,8 +81,7 @@ class Stamp:
     boot_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(Struct, frozen=True):
     """An instant to wait for that outlives a process and a reboot.
 
     Within its boot the boot-time clock counts; after a reboot the wall clock does, and the wait is never longer
@@ -105,8 +103,7 @@ class Deadline:
         return min(self.span_us, max(0, self.at.wall_us - now.wall_us))
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessId:
+class ProcessId(Struct, frozen=True):
     """A process that cannot be mistaken for another: a pid is worth nothing without its start time and its boot."""
 
     pid: int
@@ -115,8 +112,7 @@ class ProcessId:
     cgroup: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command as it was asked for: templates, storable, without secrets.
 
     Exactly one of `words` (templates of argv) and `shell` (text for `/bin/sh -c`, never a template) is set.
@@ -141,8 +137,7 @@ class Command:
     keep_bytes: int = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSpec:
+class CommandSpec(Struct, frozen=True):
     """A command rendered and complete. It may hold secrets: it travels by pipe and is never written to disk.
 
     `mark` is one `NAME=value` that every process of the command has in its environment, so that it can be found.
@@ -172,8 +167,7 @@ class CommandSpec:
     format: int = FORMAT
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """How a command ended, and what it cost.
 
     `reason` is a code, not a sentence (`no_such_file`, `bad_output`, …); `detail` is the sentence for a person.
@@ -224,8 +218,7 @@ class Sight(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """What is known of a started step from its directory alone: its lock, `exit.json`, `started.json`, in this order.
 
     `alive`: the lock is held, `supervisor` says by whom (None: it has not written that down yet). `done`: `result` is
@@ -241,8 +234,7 @@ class Evidence:
     blocked: tuple[int, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One command of a run. `attempt` counts its starts; each start has a directory of its own."""
 
     number: int
@@ -254,8 +246,7 @@ class Step:
     result: CommandResult | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(Struct, frozen=True):
     """Which failed runs are told by on_fail: from the `after`th in a row on, each of them or the `first_only`."""
 
     after: int = 1
@@ -265,8 +256,7 @@ class Alarm:
 EVERY_FAILURE = Alarm()
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(Struct, frozen=True):
     """What made something due, when, and by whom. `revision` and `values` are what the check said."""
 
     kind: TriggerKind
@@ -279,8 +269,7 @@ class Trigger:
     forced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One run of a watch, from its opening to its outcome. Its id is the `play_uuid`.
 
     The steps and hooks keep the configuration that the run began with. `progressed` is the last time that something
@@ -327,8 +316,7 @@ class Run:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Suspension:
+class Suspension(Struct, frozen=True):
     """No new runs, by whom, why, and until when (None: until `jetp resume`)."""
 
     by: str
@@ -348,8 +336,7 @@ class PlannedBy(StrEnum):
     SERVER = "server"  # which asked not to be asked before
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
+class Shortage(Struct, frozen=True):
     """Less is free on the file system of `path` than is to stay free."""
 
     path: str
@@ -359,16 +346,14 @@ class Shortage:
     reserve_inodes: int
 
 
-@dataclass(frozen=True, slots=True)
-class WindowWait:
+class WindowWait(Struct, frozen=True):
     """A due answer waits for a window: when it opens, and when the run is to start (the splay later)."""
 
     opens: Deadline
     start: Deadline
 
 
-@dataclass(frozen=True, slots=True)
-class WatchState:
+class WatchState(Struct, frozen=True):
     """What is remembered of a watch between two checks.
 
     `applied_revision` is that of the newest run whose play began, if that run ended ok. `attempt` counts runs
@@ -426,8 +411,7 @@ class HookState(StrEnum):
     ABANDONED = "abandoned"
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
+class OutboxEntry(Struct, frozen=True):
     """A hook that is owed to somebody: delivered at least once, in the order of `id`, across crash and reboot.
 
     `attempt` counts starts (each has a directory of its own), `deliveries` counts tries that ran. `in_flight` says that
@@ -452,8 +436,7 @@ class OutboxEntry:
     result: CommandResult | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentState:
+class AgentState(Struct, frozen=True):
     """What the agent says of itself in the journal, for readers that need no agent.
 
     `cgroup` is the kind of cgroups that commands get (v2, hybrid, none). `socket` None: it listens nowhere.
@@ -475,8 +458,7 @@ class AgentState:
     stopped: Stamp | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WatchView:
+class WatchView(Struct, frozen=True):
     """One configured watch at one instant. `owed` hooks wait, the oldest since `owed_since`."""
 
     state: WatchState
@@ -486,8 +468,7 @@ class WatchView:
     owed_since: Stamp | None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentView:
+class AgentView(Struct, frozen=True):
     """What the engine sees at one instant, for those that count and measure. Made in its thread, safe in any other."""
 
     at: Stamp

@@ -24,8 +24,9 @@ import stat
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.errors import StateDirBusy, StateDirError
 from jetwatch.records import is_text
@@ -93,8 +94,7 @@ def _home(environ: Mapping[str, str]) -> Path:
         return Path("/")
 
 
-@dataclass(frozen=True, slots=True)
-class StateDir:
+class StateDir(Struct, frozen=True):
     """The layout below one root. `downloads` may lie elsewhere. Making one touches nothing."""
 
     root: Path

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from jetwatch.errors import WordError
 
@@ -37,8 +38,7 @@ _SHELL_EXPANDING = re.compile(r"\$\(|\$\{|\$\w+|`")
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part of a template: literal text, or what stands between `{{` and `}}`."""
 
     text: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,11 @@ def check_config(path: Path, online: bool, deadline_s: float | None, as_json: bo
         for problem in error.problems:
             click.echo(str(problem), err=True)
         if as_json:
-            click.echo(json.dumps({"problems": [dataclasses.asdict(problem) for problem in error.problems]}, indent=2))
+            click.echo(json.dumps({"problems": [problem._asdict() for problem in error.problems]}, indent=2))
         raise SystemExit(error.exit_code) from None
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    told = {"warnings": [dataclasses.asdict(warning) for warning in warnings]}
+    told = {"warnings": [warning._asdict() for warning in warnings]}
     if online:
         _try(settings, deadline_s, told if as_json else None)
     elif as_json:

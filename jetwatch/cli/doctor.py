@@ -10,10 +10,10 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from jetwatch import __version__, statedir
 from jetwatch.cli import trying

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
@@ -197,7 +196,7 @@ def _examine(made: Path, path: Path) -> None:
     try:
         load(made)
     except ConfigError as error:
-        raise ConfigError([dataclasses.replace(problem, file=str(path)) for problem in error.problems]) from None
+        raise ConfigError([problem._replace(file=str(path)) for problem in error.problems]) from None
 
 
 def _is_there(path: Path) -> UsageError:

@@ -14,10 +14,10 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from jetwatch.errors import JetwatchError, UsageError
 
@@ -40,8 +40,7 @@ class NoEngineError(JetwatchError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What the search for an engine looks at. `ourselves` are the files that would only start this command again."""
 
     environ: Mapping[str, str]
@@ -61,8 +60,7 @@ class Machine:
         return self.environ.get("PATH", os.defpath)
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(Struct, frozen=True):
     """A program to become: its words, without the playbook, and its environment."""
 
     argv: tuple[str, ...]

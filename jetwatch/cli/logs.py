@@ -9,9 +9,10 @@ import re
 import sys
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from msgspec import Struct, field
 
 from jetwatch.cli.people import elapsed_s
 from jetwatch.errors import UsageError
@@ -26,8 +27,7 @@ POLL_S = 0.2
 _HOOKS_BEGIN_WITHIN_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One start of one command. `total_bytes` is what it wrote in all, None while it may write more."""
 
     step: str
@@ -54,16 +54,14 @@ def sources(run: Run, hooks: list[OutboxEntry], layout: StateDir, only: str | No
     return [source for source in found if only is None or source.step == only]
 
 
-@dataclass(slots=True)
-class _Cursor:
+class _Cursor(Struct):
     """How far a source was read."""
 
     offset: int = 0
     began: bool = False
 
 
-@dataclass(slots=True)
-class Printer:
+class Printer(Struct):
     """Writes what is new of each source to `stream`. `headers`: each source has a line with its name above it."""
 
     stream: BinaryIO

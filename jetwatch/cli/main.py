@@ -145,11 +145,12 @@ def _refuse_bytes(words: list[str]) -> None:
 
     The words of `jetp local` are the engine's own business.
     """
-    from jetwatch.records import is_text
-
     for word in words if words[:1] != ["local"] else ():
-        if not is_text(word):
-            raise UsageError(f"not UTF-8: {visible(word)}")
+        if not word.isascii():
+            from jetwatch.records import is_text
+
+            if not is_text(word):
+                raise UsageError(f"not UTF-8: {visible(word)}")
 
 
 def _complain(error: JetwatchError) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from jetwatch.cli.people import Times
 from jetwatch.cli.standing import WatchStanding, suspension_in_force
@@ -30,8 +31,7 @@ _QUARANTINE: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(Struct, frozen=True):
     """A stable word, the sentence for a person, the style it is shown in, and when it ends (None: nobody knows)."""
 
     code: str

@@ -6,11 +6,12 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from jetwatch import __version__
 from jetwatch.cli.people import Screen
@@ -36,8 +37,7 @@ _count = click.IntRange(min=0)
 _money = click.FloatRange(min=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Everything that is printed."""
 
     machines: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.cli.opening import is_running, known_watches
 from jetwatch.cli.people import elapsed_s
@@ -19,8 +20,7 @@ from jetwatch.statedir import STALLED_NAME, StateDir
 HOOKS_LATE_AFTER_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class WatchStanding:
+class WatchStanding(Struct, frozen=True):
     """One watch. `newest` is its newest closed run. `configured` false: removed, but something of it is still open."""
 
     name: str
@@ -32,8 +32,7 @@ class WatchStanding:
     configured: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """The agent and its watches at one instant. `agent` None: none ever said anything of itself.
 
     `stalled`: the agent waits for a disk that does not take its journal. `low`: bytes that are free, where the journal
@@ -126,8 +125,7 @@ def _signal_of(run: Run) -> str | None:
     return next((step.result.signal for step in run.steps if step.name == run.failed_step and step.result), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
+class Complaint(Struct, frozen=True):
     """One thing that is unwell: a stable word, and whose it is (empty: the agent's)."""
 
     code: str

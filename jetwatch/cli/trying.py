@@ -18,9 +18,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.content.prospects import Forbidden, doubts, file_doubt
@@ -76,8 +78,7 @@ class Result(StrEnum):
 EXIT_CODES = {Result.OK: 0, Result.NOTHING_TO_TRY: 0, Result.NOT_NOW: 75, Result.CANNOT_WORK: 78}
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Struct, frozen=True):
     """One watch: what came of the look at its content. `note`: how the look was another than the agent's."""
 
     watch: str

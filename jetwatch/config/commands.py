@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from jetwatch import words
 from jetwatch.config.model import Timeouts
@@ -65,8 +66,7 @@ SHARED_KEYS = (
 """What a watch says for all its commands, and a command for itself."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """A place for a command: the variables its templates can name, and which of the watch's timeouts is its."""
 
     name: str
@@ -111,8 +111,7 @@ ALARM_KEYS = (
 """What a mapping of `on_fail` may say besides."""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A command as far as it says everything itself. `own` are the values of its keys, `node` where it stands."""
 
     node: Node
@@ -122,8 +121,7 @@ class Draft:
     own: MappingType[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Words(Kind):
+class Words(Kind, frozen=True):
     """The words of a command that needs no shell: one text, split by quoting rules, or a list of them."""
 
     slot: Slot
@@ -176,7 +174,7 @@ def _warn_of_password(node: Node, texts: Iterable[str], notes: Notes) -> None:
         notes.warning(node, "a password in a command can be read by every user of this machine; put it into `env`")
 
 
-class Shell(Kind):
+class Shell(Kind, frozen=True):
     """Text for `/bin/sh -c`: no template, so that no value is ever read as shell."""
 
     what = "text for /bin/sh"
@@ -219,8 +217,7 @@ def command_keys(slot: Slot) -> tuple[Key, ...]:
     )
 
 
-@dataclass(frozen=True)
-class CommandKind(Kind):
+class CommandKind(Kind, frozen=True):
     """A command in any of its three forms."""
 
     slot: Slot
@@ -252,8 +249,7 @@ class CommandKind(Kind):
         return {"anyOf": [*Words(self.slot).schema()["anyOf"], object_schema(command_keys(self.slot), one_of_both)]}
 
 
-@dataclass(frozen=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """What a watch says for all its commands: the values of SHARED_KEYS, its timeouts, its bound of output."""
 
     values: MappingType[str, Any]

@@ -6,13 +6,13 @@ repr, no command and no journal, and reach the fetch through its environment.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from msgspec.structs import asdict, replace
 
 from jetwatch import locator
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
@@ -96,8 +96,7 @@ LIMITS = Table(
 )
 
 
-@dataclass(frozen=True)
-class Verify(Table):
+class Verify(Table, frozen=True):
     """What a commit has to prove: the value is the path of `allowed_signers`, the only proof there is so far."""
 
     def read(self, node: Node, notes: Notes) -> Any:
@@ -143,8 +142,7 @@ KEYS = (
 """The options of a content source."""
 
 
-@dataclass(frozen=True)
-class Source(Kind):
+class Source(Kind, frozen=True):
     """A content source."""
 
     what = "a URL, or a mapping with `url` and options"
@@ -235,14 +233,15 @@ def full_url(content: Content) -> str:
 
 def fetch_command(content: Content, template: Command) -> tuple[Command, dict[str, str]]:
     """The download step of a watch with this content, and the secret part of its environment."""
+    plain = Content(url=content.url, kind=content.kind)
     options = {
-        field.name: getattr(content, field.name)
-        for field in dataclasses.fields(content)
-        if field.name not in ("url", "kind", "ref", "subdir", "secrets", "limits")
-        and getattr(content, field.name) != field.default
+        field: getattr(content, field)
+        for field in content.__struct_fields__
+        if field not in ("url", "kind", "ref", "subdir", "secrets", "limits")
+        and getattr(content, field) != getattr(plain, field)
     }
     if content.limits != Limits():
-        options["limits"] = dataclasses.asdict(content.limits)
+        options["limits"] = asdict(content.limits)
     words = (
         sys.executable,
         "-m",
@@ -259,4 +258,4 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
     # Each of them by itself too: what stands alone in the environment is masked by itself where it is told.
     secrets |= {f"JETWATCH_CONTENT_{name.upper()}": value for name, value in content.secrets.items()}
     inherits = INHERITED if template.user is None else ()
-    return dataclasses.replace(template, words=words, shell=None, env=env, inherits=inherits), secrets
+    return replace(template, words=words, shell=None, env=env, inherits=inherits), secrets

@@ -7,16 +7,17 @@ command to find out.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import pwd
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from jetwatch.config import nodes, yaml_file
 from jetwatch.config.commands import DOWNLOAD, Draft, Shared, alarm, finish
@@ -43,8 +44,7 @@ Examine = Callable[[WatchSettings], Iterable[tuple[str, str]]]
 """Looks at a watch for what only the machine can tell: keys (`content.ssh_key`), each with a warning."""
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """What the files gave so far: watches by name, agent-wide values, where each was said, and what is wrong."""
 
     agent_user: str
@@ -113,7 +113,7 @@ def _read_file(top: Mapping, found: _Found) -> None:
 
 
 def _part(mapping: Mapping, names: frozenset[str]) -> Mapping:
-    return dataclasses.replace(mapping, entries={key: node for key, node in mapping.entries.items() if key in names})
+    return replace(mapping, entries={key: node for key, node in mapping.entries.items() if key in names})
 
 
 def _rest(mapping: Mapping, names: frozenset[str]) -> Mapping:
@@ -164,7 +164,7 @@ def _refuse_top_level(top: Mapping, name: str, notes: Notes) -> None:
     if name not in WATCH_NAMES:
         notes.unknown(top, name, AGENT_NAMES | _FORMS)
         return
-    node = dataclasses.replace(top.entries[name], line=top.key_lines[name])
+    node = replace(top.entries[name], line=top.key_lines[name])
     notes.problem(node, "a key of a watch: put it under `defaults:`, or under one of the `watches:`")
 
 
@@ -207,12 +207,12 @@ def _over(watch: Mapping, defaults: Mapping) -> Mapping:
         above, below = watch.entries[name], theirs[name]
         if isinstance(above, Mapping) and isinstance(below, Mapping):
             entries[name] = _both(above, below)
-    return dataclasses.replace(watch, entries=entries, key_lines=defaults.key_lines | watch.key_lines)
+    return replace(watch, entries=entries, key_lines=defaults.key_lines | watch.key_lines)
 
 
 def _both(above: Mapping, below: Mapping) -> Mapping:
     entries = below.entries | above.entries
-    return dataclasses.replace(above, entries=entries, key_lines=below.key_lines | above.key_lines)
+    return replace(above, entries=entries, key_lines=below.key_lines | above.key_lines)
 
 
 def _undone(name: str, watch: Mapping) -> bool:
@@ -288,7 +288,7 @@ def _commands(
     shared = Shared(
         values={name: values[name] for name in _SHARED_FIELDS if name in values},
         timeouts=values.get("timeouts", Timeouts()),
-        keep_bytes=values.get("keep_bytes", Command.__dataclass_fields__["keep_bytes"].default),
+        keep_bytes=values.get("keep_bytes", Command().keep_bytes),
         agent_user=found.agent_user,
     )
     commands: dict[str, Command] = {}
@@ -325,27 +325,26 @@ def _watch(
         secrets=secrets,
         **{plain: values[plain] for plain in _PLAIN_FIELDS if plain in values},
     )
-    return dataclasses.replace(watch, digest=_digest(dataclasses.asdict(watch)))
+    return replace(watch, digest=_digest(watch))
 
 
 def _windows(values: dict[str, Any]) -> tuple[Window, ...]:
     """Each in its own zone, else in that of the watch."""
     zone = values.get("timezone")
-    return tuple(dataclasses.replace(window, timezone=window.timezone or zone) for window in values.get("windows", ()))
+    return tuple(replace(window, timezone=window.timezone or zone) for window in values.get("windows", ()))
 
 
 def _settings(found: _Found) -> Settings:
     settings = Settings(watches=found.watches, **found.agent)
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     digests = {name: watch.digest for name, watch in found.watches.items()}
-    return dataclasses.replace(settings, digest=_digest(values | {"watches": digests}))
+    return replace(settings, digest=_digest(asdict(settings) | {"watches": digests}))
 
 
-def _digest(values: dict[str, Any]) -> str:
+def _digest(values: Struct | dict[str, Any]) -> str:
     """SHA-256 of the values as hex, whatever the order of their keys: equal if and only if nothing changed."""
     text = json.dumps(values, sort_keys=True, default=_as_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _as_plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
+    return asdict(value) if isinstance(value, Struct) else str(value)

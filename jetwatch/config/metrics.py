@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ _ADDRESS = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253}):)?([0-9]{1,
 _LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Address(Plain):
+class Address(Plain, frozen=True):
     """`HOST:PORT` → (host, port). A port alone is one of this machine."""
 
     what = "an address such as `127.0.0.1:9753` or `[::1]:9753`, or a port of 127.0.0.1, 1 to 65535"
@@ -50,8 +48,7 @@ class Address(Plain):
         }
 
 
-@dataclass(frozen=True)
-class TextFile(Location):
+class TextFile(Location, frozen=True):
     """The path of a file that node_exporter reads: it takes `*.prom` alone."""
 
     what = "a path that ends in `.prom`"

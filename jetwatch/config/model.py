@@ -7,11 +7,12 @@ Defaults and bounds of watch.yml stand here and nowhere else; `load.py` fills th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from jetwatch.content_records import Content
+from msgspec import Struct, field
+
+from jetwatch.content_records import Content, shown_without
 from jetwatch.records import EVERY_FAILURE, Alarm, Command
 
 MIB = 1024 * 1024
@@ -41,8 +42,7 @@ class LogFormat(StrEnum):
     LOGFMT = "logfmt"
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """Delay n is uniform in [0, min(max_s, initial_s * factor^(n-1))), at least 1 s. `max_attempts` None: no limit."""
 
     initial_s: float = 30.0
@@ -51,8 +51,7 @@ class Retry:
     max_attempts: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retain:
+class Retain(Struct, frozen=True):
     """How many run directories and outputs are kept: by count, by age, by total size (None: no limit)."""
 
     runs: int = 10
@@ -60,8 +59,7 @@ class Retain:
     max_bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """Seconds that each kind of command may take, and between TERM and KILL."""
 
     check_s: float = 60.0
@@ -71,16 +69,14 @@ class Timeouts:
     grace_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class DiskReserve:
+class DiskReserve(Struct, frozen=True):
     """No run starts with less than this free."""
 
     free_bytes: int = 64 * MIB
     free_inodes: int = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """Hours of some days in which runs may start. It belongs to the day it opens on, and may close on the next.
 
     `days`: 0 is Monday. `opens_min` and `closes_min` are minutes of civil time since midnight; a `closes_min` that is
@@ -93,8 +89,7 @@ class Window:
     timezone: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WatchSettings:
+class WatchSettings(Struct, frozen=True):
     """One watch. Without `check` and `content` every firing of `schedule` is due; with `content` `download` fetches it.
 
     `hooks` has the keys on_start, on_ok, on_fail, on_recover, on_done, on_error, where configured; `alarm` says which
@@ -126,8 +121,11 @@ class WatchSettings:
     retain: Retain = Retain()
     disk_reserve: DiskReserve = DiskReserve()
     user: str | None = None
-    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     digest: str = ""
+
+    def __repr__(self) -> str:
+        return shown_without(self, "secrets")
 
 
 class SinkFormat(StrEnum):
@@ -137,8 +135,7 @@ class SinkFormat(StrEnum):
     HEC = "hec"
 
 
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
+class HttpSettings(Struct, frozen=True):
     """Where history is posted, and where the token stands that opens the door."""
 
     url: str = ""
@@ -150,8 +147,7 @@ class HttpSettings:
     timeout_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class LogSettings:
+class LogSettings(Struct, frozen=True):
     """`format` None: console on a terminal, else JSON. `fold_s`: how often not-due checks are counted in one line.
 
     `file` has the same lines as JSON; `file_mode` is its mode where it is made.
@@ -165,16 +161,14 @@ class LogSettings:
     http: HttpSettings | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ControlSettings:
+class ControlSettings(Struct, frozen=True):
     """The control socket. `socket` None: the standard place of the state directory."""
 
     enabled: bool = True
     socket: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StatsdSettings:
+class StatsdSettings(Struct, frozen=True):
     """Where StatsD listens (host, port) and how it is spoken to."""
 
     address: tuple[str, int] = ("127.0.0.1", 8125)
@@ -183,8 +177,7 @@ class StatsdSettings:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsSettings:
+class MetricsSettings(Struct, frozen=True):
     """Where figures go: one or more of a text file, an address (host, port) to listen on, StatsD."""
 
     textfile: Path | None = None
@@ -194,8 +187,7 @@ class MetricsSettings:
     interval_s: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """A whole configuration: the agent-wide keys and every watch by name. `stop` None: what fits the place."""
 
     watches: Mapping[str, WatchSettings]

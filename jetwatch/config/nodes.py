@@ -6,17 +6,16 @@ such a tree: `yaml_file.py`; `jetp fetch` makes one of its options, without any 
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from jetwatch.errors import Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """What all nodes have: where they stand (`line` is 1-based) and how many nodes they are."""
 
     file: str
@@ -25,36 +24,31 @@ class Node:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar(Node):
+class Scalar(Node, frozen=True):
     """Text. `is_null`: nothing or a bare `null` stands there, which in some places means "none"."""
 
     text: str
     is_null: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Broken(Node):
+class Broken(Node, frozen=True):
     """Something whose fault is noted already: nothing more is said about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence(Node):
+class Sequence(Node, frozen=True):
     """A list."""
 
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping(Node):
+class Mapping(Node, frozen=True):
     """Keys with their values, in file order, no key twice. `key_lines` says where each key stands."""
 
     entries: dict[str, Node]
     key_lines: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Notes:
+class Notes(Struct):
     """Everything found wrong or doubtful so far. The same finding is kept once, however often it is met."""
 
     _problems: dict[Problem, None] = field(default_factory=dict)
@@ -96,7 +90,7 @@ class Notes:
 
 def _on_one_line(problem: Problem) -> Problem:
     """The problem without control characters: no value or name of a file can break a line of a report, or forge one."""
-    return dataclasses.replace(problem, file=_printable(problem.file), message=_printable(problem.message))
+    return problem._replace(file=_printable(problem.file), message=_printable(problem.message))
 
 
 def _printable(text: str) -> str:

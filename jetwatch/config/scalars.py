@@ -7,10 +7,11 @@ its own JSON Schema: so loader, printed configuration, schema and reference page
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from jetwatch.config.nodes import Node, Notes, Scalar
 
@@ -25,7 +26,7 @@ _SIZE_UNITS = {"": 1, "b": 1} | {
 }
 
 
-class Kind:
+class Kind(Struct, frozen=True):
     """How the value of a key is read, shown and described."""
 
     @property
@@ -50,7 +51,7 @@ class Kind:
         raise NotImplementedError
 
 
-class Plain(Kind):
+class Plain(Kind, frozen=True):
     """A kind whose value is one scalar."""
 
     def read(self, node: Node, notes: Notes) -> Any:
@@ -70,8 +71,7 @@ class Plain(Kind):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Size(Plain):
+class Size(Plain, frozen=True):
     """Bytes, from a number or text such as `16MiB`. `K`, `M`, `G`, `T` are powers of 1,024, `KB` … of 1,000."""
 
     least: int = 0
@@ -108,8 +108,7 @@ class Size(Plain):
         }
 
 
-@dataclass(frozen=True)
-class Integer(Plain):
+class Integer(Plain, frozen=True):
     """A whole number within bounds; `word` is a text that stands for `word_value` (`unlimited` for -1)."""
 
     least: int
@@ -141,8 +140,7 @@ class Integer(Plain):
         return {"anyOf": [number, {"const": self.word}]} if self.word else number
 
 
-@dataclass(frozen=True)
-class Number(Plain):
+class Number(Plain, frozen=True):
     """A decimal number within bounds."""
 
     least: float
@@ -168,8 +166,7 @@ class Number(Plain):
         return {"type": "number", "minimum": self.least, "maximum": self.most}
 
 
-@dataclass(frozen=True)
-class Mask(Plain):
+class Mask(Plain, frozen=True):
     """A file mode mask in octal, as a shell writes it."""
 
     what = "an octal mask such as `022`, 000 to 777"
@@ -190,8 +187,7 @@ class Mask(Plain):
         return {"anyOf": [{"type": "string", "pattern": "^(0o)?0?[0-7]{1,3}$"}, {"type": "integer", "minimum": 0}]}
 
 
-@dataclass(frozen=True)
-class Mode(Mask):
+class Mode(Mask, frozen=True):
     """The mode of a file that only its owner may write."""
 
     what = "an octal file mode such as `0640`, without the right to write for group and others"
@@ -208,8 +204,7 @@ class Mode(Mask):
         return f"{value:04o}"
 
 
-@dataclass(frozen=True)
-class Boolean(Plain):
+class Boolean(Plain, frozen=True):
     """Yes or no, in YAML's usual words."""
 
     what = "`true` or `false`"
@@ -226,8 +221,7 @@ class Boolean(Plain):
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True)
-class Choice(Plain):
+class Choice(Plain, frozen=True):
     """One of the words of an enum."""
 
     words: type[StrEnum]
@@ -253,8 +247,7 @@ class Choice(Plain):
         return {"enum": [str(word) for word in self.words]}
 
 
-@dataclass(frozen=True)
-class Text(Plain):
+class Text(Plain, frozen=True):
     """Text that matches `pattern` as a whole. `meaning` says what it is."""
 
     meaning: str
@@ -277,8 +270,7 @@ class Text(Plain):
         return {"type": ["string", "number"], **pattern}
 
 
-@dataclass(frozen=True)
-class Location(Kind):
+class Location(Kind, frozen=True):
     """An absolute path; a relative one is taken from the directory of the file it stands in."""
 
     what = "a path"

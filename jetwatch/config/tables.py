@@ -6,21 +6,21 @@ A key is known by its table alone: unknown ones get the nearest name, those of o
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields, replace
 
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, quoted
 from jetwatch.config.scalars import Kind, Plain
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key of watch.yml: its name, what may stand there, what it means.
 
-    `into` is the field that holds its value; `record` the dataclass with that field, which knows the default.
+    `into` is the field that holds its value; `record` the record with that field, which knows the default.
     `default_text` says the default in words where no record does. `refusal`, where set, is why the key cannot be used.
     """
 
@@ -28,7 +28,7 @@ class Key:
     kind: Kind
     doc: str
     into: str = ""
-    record: type | None = None
+    record: type[Struct] | None = None
     default_text: str = ""
     aliases: tuple[str, ...] = ()
     refusal: str = ""
@@ -43,10 +43,10 @@ class Key:
         """The default of the record's field, None where there is none."""
         if self.record is None:
             return None
-        field = {field.name: field for field in dataclasses.fields(self.record)}[self.field]
-        if field.default_factory is not dataclasses.MISSING:
+        field = next(each for each in fields(self.record) if each.name == self.field)
+        if field.default_factory is not NODEFAULT:
             return field.default_factory()
-        return None if field.default is dataclasses.MISSING else field.default
+        return None if field.default is NODEFAULT else field.default
 
     @property
     def default_shown(self) -> str:
@@ -67,7 +67,7 @@ def read_keys(mapping: Mapping, keys: Iterable[Key], notes: Notes, also_known: I
         if key is None:
             notes.unknown(mapping, name, {*by_name, *also_known})
         elif key.refusal:
-            notes.problem(dataclasses.replace(node, line=mapping.key_lines[name]), key.refusal)
+            notes.problem(replace(node, line=mapping.key_lines[name]), key.refusal)
         elif key.name in given:
             notes.problem(node, f"`{name}` and `{given[key.name]}` are the same key; give one")
         elif not is_none(node):
@@ -83,8 +83,7 @@ def is_none(node: Node) -> bool:
     return isinstance(node, Scalar) and node.is_null and node.text != ""
 
 
-@dataclass(frozen=True)
-class Table(Kind):
+class Table(Kind, frozen=True):
     """A mapping of keys → a record. `objection` says what is wrong with a whole record, empty when nothing is."""
 
     keys: tuple[Key, ...]
@@ -134,8 +133,7 @@ def object_schema(keys: Iterable[Key], *more: dict[str, Any]) -> dict[str, Any]:
     return schema | ({"allOf": list(more)} if more else {})
 
 
-@dataclass(frozen=True)
-class Either(Kind):
+class Either(Kind, frozen=True):
     """A short form (one scalar, turned into the record by `widen`) or a mapping.
 
     `narrow` gives the short form of a record for printing, None where only the mapping says it all.
@@ -177,8 +175,7 @@ class Either(Kind):
         return {"anyOf": [self.short.schema(), self.table.schema()]}
 
 
-@dataclass(frozen=True)
-class Pairs(Kind):
+class Pairs(Kind, frozen=True):
     """Names → values of one kind; `names` is the pattern of a name, `known` the names where they are a list.
 
     With `verbatim` the scalars are text as it stands, `null` and nothing included.
@@ -233,8 +230,7 @@ class Pairs(Kind):
         return {"type": "object", "propertyNames": {"pattern": f"^{self.names}$"}, "additionalProperties": values}
 
 
-@dataclass(frozen=True)
-class OneOrMany(Kind):
+class OneOrMany(Kind, frozen=True):
     """One value, or a list of them → a tuple."""
 
     kind: Kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,8 +17,7 @@ _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern} ?)+")
 
 
-@dataclass(frozen=True)
-class Duration(Plain):
+class Duration(Plain, frozen=True):
     """Seconds as float, from a number or text such as `1h30m`."""
 
     least_s: float = 0.0
@@ -51,7 +49,7 @@ class Duration(Plain):
         return {"anyOf": [number, {"type": "string", "pattern": f"^({NUMBER.pattern}|{_DURATION.pattern})$"}]}
 
 
-class DurationOrOff(Duration):
+class DurationOrOff(Duration, frozen=True):
     """A duration, or `off`: None, as if the key were not given."""
 
     @property
@@ -92,8 +90,7 @@ def clock(seconds: float) -> str:
     return "".join(parts)
 
 
-@dataclass(frozen=True)
-class Jitter(Plain):
+class Jitter(Plain, frozen=True):
     """`(seconds, fraction)`, one of them 0: a duration, or per cent of the interval."""
 
     what = "a duration such as `30s`, or a share of the interval from `0%` to `100%`"
@@ -122,8 +119,7 @@ class Jitter(Plain):
         return {"anyOf": [Duration().schema(), {"type": "string", "pattern": f"^{NUMBER.pattern} ?%$"}]}
 
 
-@dataclass(frozen=True)
-class Schedule(Plain):
+class Schedule(Plain, frozen=True):
     """A crontab(5) expression: five fields, or a word such as `@daily`."""
 
     what = "a crontab(5) expression of five fields such as `0 3 * * *`, or `@hourly`, `@daily`, `@weekly`, `@monthly`"
@@ -150,8 +146,7 @@ class Schedule(Plain):
         return {"type": "string"}
 
 
-@dataclass(frozen=True)
-class Zone(Plain):
+class Zone(Plain, frozen=True):
     """A time zone of the system's database."""
 
     what = "a time zone such as `Europe/Berlin` or `UTC`"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -20,8 +19,7 @@ _CLOCK = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _DAY_MIN = 24 * 60
 
 
-@dataclass(frozen=True)
-class TimeOfDay(Plain):
+class TimeOfDay(Plain, frozen=True):
     """Minutes since midnight, from text such as `22:00`."""
 
     latest_min: int
@@ -48,7 +46,7 @@ class TimeOfDay(Plain):
         return {"type": "string", "pattern": f"^{_CLOCK.pattern}$"}
 
 
-class Days(Kind):
+class Days(Kind, frozen=True):
     """Numbers of weekdays (0 is Monday), from names, ranges, or a list of both."""
 
     what = "days such as `mon`, `mon-fri` or `[sat, sun]`"
@@ -111,7 +109,7 @@ TABLE = Table(
 )
 
 
-class Windows(Kind):
+class Windows(Kind, frozen=True):
     """A list of windows."""
 
     what = "a list of windows such as `{days: mon-fri, from: 22:00, to: 04:00}`"

@@ -12,9 +12,10 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
+
+from msgspec import Struct
 
 from jetwatch.content.source import ContentError, ContentRetry, ContentStalled, Limits
 from jetwatch.content.staging import Staging, path_error
@@ -32,8 +33,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with entries, and empty
 
 
-@dataclass(frozen=True, slots=True)
-class Extracted:
+class Extracted(Struct, frozen=True):
     """What an extraction wrote. `files` counts symlinks too, and no directories."""
 
     files: int

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from jetwatch.content.bucket_store import failures, refusal
 from jetwatch.content.deadline import within
@@ -29,8 +30,7 @@ _USABLE = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 BAD_KEY = "no part of a key may be empty, `.` or `..`, or have control characters"
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Struct, frozen=True):
     """Where a tree begins: `key` is empty or ends with a slash, `name` is the whole for people."""
 
     store: S3Store
@@ -57,8 +57,7 @@ class Item(NamedTuple):
         return max(0, int(self.modified.timestamp() * 1e9))
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """Everything below a prefix, sorted by name, and the requests that it cost."""
 
     items: tuple[Item, ...]

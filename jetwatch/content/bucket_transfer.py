@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import Empty, Queue
 from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from jetwatch.content.bucket_digest import Digests
 from jetwatch.content.bucket_listing import Item, Prefix, plain_etag
@@ -41,8 +42,7 @@ class Gone(Exception):
     """The server has no object under this name now."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What a transfer did. `absent`: objects that the server lists and then does not have."""
 
     done_bytes: int = 0

@@ -16,8 +16,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error, write_all
@@ -35,8 +36,7 @@ _TORN_S = 86_400.0
 _VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What a key of a source held when it was fetched. `etag` is whatever the source compares by."""
 
     size_bytes: int

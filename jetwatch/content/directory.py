@@ -13,9 +13,11 @@ import os
 import stat
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.content.archive import extract
 from jetwatch.content.source import Content, ContentMoved, ContentRetry, ContentStalled, Fetched, Look, Progress
@@ -28,8 +30,7 @@ _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Item:
+class Item(Struct, frozen=True, order=True):
     """One entry of a listing. `target` is a symlink's, `digest` of a file's bytes where they count."""
 
     parts: Parts

@@ -12,9 +12,11 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.content.publish import Target
 from jetwatch.content.source import (
@@ -40,8 +42,7 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Room:
+class _Room(Struct, frozen=True):
     """Where a kind is built, and the library that an extra brings for it."""
 
     module: str
@@ -170,8 +171,7 @@ def fetch(
         raise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fetch:
+class _Fetch(Struct, frozen=True, kw_only=True):
     """One fetch and its tries."""
 
     content: Content

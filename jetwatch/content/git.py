@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.content import git_modules, git_verify
 from jetwatch.content.git_command import Git, NotGiven, git_for, require_version
@@ -182,8 +184,7 @@ def _clear(directory: Path) -> None:
             entry.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(Struct, frozen=True):
     """What is to be written: a commit of a repository, or a directory of it.
 
     `known` are the files that were there before. Of a submodule, `above` is its path below the content, ending with a
@@ -198,8 +199,7 @@ class _Tree:
     deep: int = 0
 
 
-@dataclass(slots=True)
-class _Fetch:
+class _Fetch(Struct):
     """One fetch from one store into one directory, and what it has cost so far."""
 
     content: Content

@@ -18,12 +18,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import SplitResult, urlsplit
 
+from msgspec import Struct
+
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled
+from jetwatch.content_records import shown_without
 
 MINIMUM_VERSION = (2, 34)
 """The first that verifies ssh signatures; configuration by environment came with 2.31."""
@@ -79,8 +81,7 @@ _NAME_UNKNOWN = re.compile(r"could ?n.t resolve|could not resolve|name or servic
 _NOISE = ("warning:", "hint:", "remote: Enumerating", "remote: Counting", "remote: Total", "From ")
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a git command ended."""
 
     exit_code: int
@@ -92,16 +93,18 @@ class NotGiven(ContentRetry):
     """The server does not give this commit (or not by its id)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Struct, frozen=True):
     """The git command for one repository: where it is, and how to get in.
 
     `meanwhile` is called now and then while a command runs; what it raises ends the command.
     """
 
     url: str
-    env: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str]
     meanwhile: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return shown_without(self, "env")
 
     @property
     def scheme(self) -> str:

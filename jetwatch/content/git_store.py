@@ -15,8 +15,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.content.git_command import Git, NotGiven
 from jetwatch.content.git_tree import CacheBroken
@@ -32,8 +33,7 @@ _BROKEN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     """A bare repository that is ours alone for now. `lasting`: it was there before and outlives the fetch."""
 
     path: Path

@@ -12,9 +12,10 @@ import hashlib
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from msgspec import Struct
 
 from jetwatch.content.git_command import Git, end_group, there
 from jetwatch.content.source import ContentStalled, Limits
@@ -31,8 +32,7 @@ class CacheBroken(Exception):
     """An object is missing or is not what its name says: what was fetched before cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One file, link or submodule of a tree."""
 
     path: bytes

@@ -12,10 +12,11 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from msgspec import Struct
 
 from jetwatch.content.deadline import within
 from jetwatch.content.packed import Packed, unpack
@@ -35,8 +36,7 @@ SLOWEST_BYTES_S = 1024
 """A fetch slower than this over `stall_s` is taken for broken, and asked for again later."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """What an answer's headers say of its body. `validator` is for the next question, empty where there is none."""
 
     revision: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from jetwatch.content.fetch import open_source
 from jetwatch.content.source import Content, ContentStalled, Look, Source
@@ -24,8 +25,7 @@ MOST = 32
 LONGEST_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     content: Content
     env: Mapping[str, str]
     source: Source

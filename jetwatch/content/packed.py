@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from jetwatch.content import archive
 from jetwatch.content.cache import Cache, Kept
@@ -18,8 +19,7 @@ from jetwatch.content.source import Content, ContentStalled, Fetched, Progress
 from jetwatch.content.staging import path_error
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(Struct, frozen=True):
     """What was written: its size and digest."""
 
     size_bytes: int

@@ -9,9 +9,10 @@ tell a person.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from jetwatch.content_records import Content, ContentKind, Limits, Look
 from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentStalled, ContentWait
@@ -32,8 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """What a fetch put into the directory, and what it cost. `reused_bytes` did not travel."""
 
     revision: str

@@ -5,12 +5,11 @@ Verbs only: reading needs no agent. A request that is not exactly one of these i
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from jetwatch.errors import UsageError
 
@@ -31,8 +30,7 @@ class Verb(StrEnum):
     RESUME = "resume"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One thing asked for, `by` whom. `watch` None: all of them; `run` (a whole id) None: the only open one.
 
     `force` and `wait` belong to trigger, `run` to cancel, `reason` and `for_s` (seconds) to suspend.
@@ -48,8 +46,7 @@ class Request:
     for_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """What came of it: `lines` for a person, `data` for a program, and what `jetp` leaves with."""
 
     ok: bool
@@ -63,7 +60,7 @@ class Response:
         return cls(ok=False, exit_code=exit_code, lines=[sentence])
 
 
-_REQUEST_FIELDS = frozenset(each.name for each in dataclasses.fields(Request))
+_REQUEST_FIELDS = frozenset(Request.__struct_fields__)
 
 
 def encode_request(request: Request) -> bytes:

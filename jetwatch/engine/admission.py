@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import DiskReserve, Window
 from jetwatch.engine.verbs import is_suspended
@@ -14,8 +16,7 @@ WINDOW = "window"
 SPLAY = "splay"
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """Free room on one file system, for the agent's own use."""
 
     path: str
@@ -32,8 +33,7 @@ class Space:
         return Shortage(self.path, self.free_bytes, self.free_inodes, reserve.free_bytes, reserve.free_inodes)
 
 
-@dataclass(frozen=True, slots=True)
-class Surrounding:
+class Surrounding(Struct, frozen=True):
     """What is going on beside this watch."""
 
     open_runs: Collection[Run]

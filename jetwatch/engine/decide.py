@@ -6,7 +6,7 @@ first step that has not ended, None when that step was not started.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from jetwatch.records import (
     STALE_AFTER_US,
@@ -22,45 +22,39 @@ from jetwatch.records import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Start this step: a new attempt, in a new directory."""
 
     step: Step
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """The step's supervisor lives: wait for its end."""
 
     step: Step
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """Tell the step's supervisor to end it, then wait."""
 
     step: Step
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """The step ended: write its result down."""
 
     step: Step
     result: CommandResult
 
 
-@dataclass(frozen=True, slots=True)
-class Lose:
+class Lose(Struct, frozen=True):
     """The step's supervisor died with it: end everything that it left, then write that down."""
 
     step: Step
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """The run is over."""
 
     outcome: Outcome

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.engine import retention, verbs
@@ -45,8 +47,7 @@ MOST_PROBLEMS_KEPT = 20
 """Of a configuration that was rejected, for `jetp status`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What the journal says of an earlier agent's work."""
 
     watches: Mapping[str, WatchState]

@@ -7,15 +7,15 @@ count is kept with the watch, so a restart changes nothing. An incident opens wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.engine.verbs import rfc3339
 from jetwatch.events import Event, IncidentClosed, IncidentOpened
 from jetwatch.records import EVERY_FAILURE, Outcome, Run, Stamp, WatchState
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """What the end of a run means for the streak of failures.
 
     `failures` and `since` are of the streak that goes on, or that this run has ended. `tells_failure`: on_fail is owed,

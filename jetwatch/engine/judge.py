@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
@@ -26,8 +27,7 @@ from jetwatch.records import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """`due` None: no run. `first_error`: a streak of errors began with this answer."""
 
     answer: Answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from jetwatch.engine.admission import SPLAY, WINDOW
 from jetwatch.engine.opening import deferred, disk_low

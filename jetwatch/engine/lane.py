@@ -7,8 +7,9 @@ and written down. A check in error is never "not due"; a due answer that must wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import incident, outbox, schedule, verbs

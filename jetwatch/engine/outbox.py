@@ -6,7 +6,8 @@ again in the background and holds those behind it, never a cycle. What is given 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.engine.incident import Turn
 from jetwatch.engine.schedule import HOOK_GIVE_UP_S, HOOK_MAX_WAITING, hook_retry_s
@@ -25,20 +26,17 @@ from jetwatch.records import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Start the hook: a new attempt, in a new directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Await:
+class Await(Struct, frozen=True):
     """Its supervisor lives, or its next try is not due yet (`until`)."""
 
     until: Deadline | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Conclude:
+class Conclude(Struct, frozen=True):
     """A try is over: `result` None when its supervisor died with it."""
 
     result: CommandResult | None

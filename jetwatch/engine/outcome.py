@@ -6,7 +6,8 @@ cancelled run holds its revision in the same way and is no failed attempt. Three
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from jetwatch.config.model import Retry, WatchSettings
 from jetwatch.engine.schedule import Uniform, backoff_s, hold_s
@@ -31,8 +32,7 @@ CANCELLED_BY_STOP = "agent_stopping"
 _ANSWERS = {0: CheckResult.DUE, 1: CheckResult.NOT_DUE, 75: CheckResult.LATER}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a check said. `reason` tells an error's kind, `detail` its sentence; `values` are all its outputs.
 
     `wait_s`: not before so many seconds, says a server.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
@@ -17,8 +19,7 @@ from jetwatch.errors import CommandNotStarted, ContentError
 from jetwatch.records import CommandResult, Deadline, Stamp, Trigger, TriggerKind, WatchState
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """`known`: the answer stands already, and only the disk is looked at; with `again` its content, too.
 
     `planned`: the time that it was due at. `forced`: a run is wanted whatever the check says.
@@ -32,8 +33,7 @@ class Question:
     forced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """`result` None: no check was run. `look` None: the watch has no content, or its check said that nothing is due."""
 
     result: CommandResult | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.clock import Clock
 from jetwatch.config.model import Phase, WatchSettings
@@ -10,16 +11,14 @@ from jetwatch.engine import schedule, windows
 from jetwatch.records import Deadline, PlannedBy, Stamp, WatchState, WindowWait
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What makes the stable grid of this machine its own."""
 
     state_id: str
     machine_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(Struct, frozen=True):
     """`once`: every watch is checked once, and waits for no firing and no grid point. `no_splay`: no random waits."""
 
     clock: Clock

@@ -7,7 +7,8 @@ configuration is read (`words.py` has the lists).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from jetwatch.engine.verbs import rfc3339
 from jetwatch.records import OutboxEntry, Run, Stamp, Step, TriggerKind, WatchState
@@ -15,16 +16,14 @@ from jetwatch.records import OutboxEntry, Run, Stamp, Step, TriggerKind, WatchSt
 Variables = dict[str, str | Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """What is the same for every command of an agent."""
 
     hostname: str
     state_dir: str
 
 
-@dataclass(frozen=True, slots=True)
-class Streak:
+class Streak(Struct, frozen=True):
     """How many runs failed in a row, and since when: a streak that goes on, or one that has just ended."""
 
     failures: int = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from jetwatch.events import Cleared, Event, Resumed, Suspended
 from jetwatch.records import Deadline, Run, Stamp, Suspension, Trigger, TriggerKind, WatchState

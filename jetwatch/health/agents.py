@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.health.finding import Finding, Verdict
 
@@ -13,8 +14,7 @@ _OPTION = "--watch-config"
 _OUR_NAMES = ("jetp", "jetwatch", "jetp.pyz")
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Struct, frozen=True):
     """The newest agent of a state directory. `crashed`: it neither runs nor stopped.
 
     `rejected`: why its newest configuration is not in force. `stalled`: it waits for a disk.
@@ -28,8 +28,7 @@ class Agent:
     stalled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(Struct, frozen=True):
     """A process that looks like an agent, with its configuration (None: not said on its command line)."""
 
     pid: int

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.config.model import Settings
 from jetwatch.health.finding import Finding, Verdict
 from jetwatch.health.programs import commands
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """A file by its mode. `secret`: something in it is nobody else's business. `missing`: why it could not be seen."""
 
     code: str

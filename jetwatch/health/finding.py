@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Verdict(StrEnum):
@@ -19,8 +20,7 @@ class Verdict(StrEnum):
 EXIT_CODES = {Verdict.OK: 0, Verdict.WARNING: 0, Verdict.NOT_NOW: 75, Verdict.PROBLEM: 78}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing. `code` is stable; `subject` says what was looked at, `found` what it is, `advice` what to do."""
 
     code: str

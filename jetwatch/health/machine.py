@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.clock import SystemClock
 from jetwatch.health.finding import Finding, Verdict
@@ -23,8 +24,7 @@ _WITHOUT_GROUPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """`release` as uname says it; whether this process may have a pidfd, and a timer on the boot-time clock."""
 
     release: str
@@ -32,8 +32,7 @@ class Kernel:
     boot_timer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+class Groups(Struct, frozen=True):
     """Control groups. `mounted`: v2, hybrid, v1 or none. `in_use`: what a running agent says it has; None: none runs.
 
     `managed`: systemd hands out parts of the tree, and nobody takes one without having been given it.
@@ -44,8 +43,7 @@ class Groups:
     managed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Init:
+class Init(Struct, frozen=True):
     """The name of process 1, and the container that this is; empty: none that can be seen."""
 
     name: str

@@ -11,8 +11,9 @@ import pwd
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch import words
 from jetwatch.config.model import WatchSettings
@@ -25,8 +26,7 @@ _LONGEST_SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE
 _SHELL = "/bin/sh"
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """The first word of one command, and what there is under this name.
 
     `refused`: the command could not start whatever its program (user, group, env_file, cwd). `path` None: nothing of

@@ -6,8 +6,9 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.health.finding import Finding, Verdict
 
@@ -20,8 +21,7 @@ _OFF = ("", "no")
 _DEADLINE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """What `systemctl show` says of one unit."""
 
     name: str

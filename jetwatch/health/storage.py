@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.config.model import DiskReserve
 from jetwatch.health.finding import Case, Finding, Verdict, first
@@ -19,8 +20,7 @@ _LAYERED = ("overlay", "aufs")
 _WITHOUT_OWNERS = ("vfat", "exfat", "msdos", "ntfs", "ntfs3")
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(Struct, frozen=True):
     """One directory of the agent's. `place`: it, or the nearest directory above that exists, of which all else is said.
 
     `free_inodes` is negative where they are not counted. `mine`: by its owner; `open_to_others`: they may write to it.

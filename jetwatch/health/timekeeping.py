@@ -9,9 +9,10 @@ import ctypes
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.health.finding import Finding, Verdict
 from jetwatch.telemetry.plain import duration
@@ -27,8 +28,7 @@ _TOLERATED_S = 120.0
 _ADVICE = "install and start one: systemd-timesyncd, chrony or another NTP client"
 
 
-@dataclass(frozen=True, slots=True)
-class Timekeeping:
+class Timekeeping(Struct, frozen=True):
     """`kernel`: whether somebody told the kernel that the clock is right; None: it does not say.
 
     `newest_s` is the latest modification time of `newest`, among files that were written in the past.

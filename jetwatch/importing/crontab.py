@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _SETTING = re.compile(r"""(?P<name>"[^"]*"|'[^']*'|[^\s="']+)\s*=\s*(?P<value>.*)""")
 _QUOTED = re.compile(r"""(["'])(.*)\1""")
@@ -19,16 +20,14 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?")
 _PERCENT = re.compile(r"(\\%)|%")
 
 
-@dataclass(frozen=True, slots=True)
-class Comment:
+class Comment(Struct, frozen=True):
     """A line with `#`, or an empty one. `text` has no `#`."""
 
     line: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """`NAME = value`, which holds for the jobs below it."""
 
     line: int
@@ -36,8 +35,7 @@ class Setting:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """When, as whom, what. `stdin` is what the command is given to read: the text after the first `%`."""
 
     line: int
@@ -48,8 +46,7 @@ class Job:
     stdin: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A line that cron would refuse."""
 
     line: int

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from jetwatch.importing.unit import words
 from jetwatch.importing.watch_file import Value, literal
@@ -20,8 +21,7 @@ _WHOLE_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)")
 _SPECIFIER = re.compile(r"%(.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Exec:
+class Exec(Struct, frozen=True):
     """One command: its words, whether its failure counts, whether `$` means something in it."""
 
     words: tuple[str, ...]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from jetwatch.config.commands import NAME_PATTERN
 from jetwatch.config.times import Schedule, Zone
@@ -23,8 +24,7 @@ _MAIL = frozenset({"MAILTO", "MAILFROM", "MAIL_CHARSET", "CONTENT_TYPE", "CONTEN
 _EVERY_FEW_MINUTES = re.compile(r"\*\S* \*.*")
 
 
-@dataclass
-class _Reading:
+class _Reading(Struct):
     """What holds at the present line."""
 
     home_of: Callable[[str], str | None]

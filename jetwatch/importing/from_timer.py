@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from jetwatch.config.commands import NAME_PATTERN
 from jetwatch.config.times import YEAR_S, clock
@@ -30,8 +31,7 @@ _JOURNAL = ("journal", "inherit", "journal+console")
 _FIRST = ("OnBootSec", "OnStartupSec", "OnActiveSec")
 
 
-@dataclass
-class _Making:
+class _Making(Struct):
     """What is gathered: the settings that were understood, and the remarks."""
 
     units: tuple[Unit, Unit]

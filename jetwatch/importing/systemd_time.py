@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from jetwatch.config.times import Schedule, Zone
 
@@ -42,8 +43,7 @@ _DATE = re.compile(r"(?:([0-9*,./]+)-)?([0-9*,./]+)([-~])([0-9*,./]+)")
 _PART = re.compile(r"(\*|[0-9]+)(?:\.\.([0-9]+))?(?:/([0-9]+))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Calendar:
+class Calendar(Struct, frozen=True):
     """A crontab expression, and the time zone if one was named."""
 
     schedule: str

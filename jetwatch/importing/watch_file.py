@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 Value = str | Sequence[str] | Mapping[str, "Value"]
 
@@ -18,8 +19,7 @@ _MARKERS = re.compile(r"\{\{|\{%|\{#")
 _BLOCK = re.compile(r"[^\s\x00-\x1f\x7f-\x9f][^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """Something that has no equivalent, or wants a look. `line` is that of `file`, "" where there is but one."""
 
     line: int
@@ -30,8 +30,7 @@ class Remark:
         return f"{self.file} line {self.line}: {self.text}".lstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """One watch: its keys in order, what stood above it, what is to be remarked, and lines worth a thought."""
 
     name: str
@@ -41,8 +40,7 @@ class Imported:
     hints: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Aside:
+class Aside(Struct, frozen=True):
     """What became no watch: comments, and remarks with the text they are about."""
 
     comments: Sequence[str] = ()
@@ -50,8 +48,7 @@ class Aside:
     original: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(Struct, frozen=True):
     """Everything that was found, in its order."""
 
     entries: Sequence[Imported | Aside] = field(default_factory=tuple)

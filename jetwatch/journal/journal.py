@@ -12,12 +12,12 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from jetwatch.errors import JournalError, JournalNewer, JournalStalled, UsageError
 from jetwatch.events import Change, DiskLow, Event, Told, catalogue

@@ -11,7 +11,9 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.config.model import Phase, WatchSettings
 from jetwatch.engine import schedule
@@ -22,16 +24,14 @@ _RATE_OF_FIRINGS = 366
 _SECOND_US = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """One watch, and how many requests each of its checks makes."""
 
     watch: WatchSettings
     requests: float
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """Requests of the fleet. `per_second[i]`: in second i after the start. `mean_per_s`: in the long run."""
 
     per_second: Sequence[float]

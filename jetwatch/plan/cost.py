@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Content, ContentKind
@@ -19,8 +20,7 @@ _FOLD_LINE_BYTES = 250.0
 _PRICED = (ContentKind.BUCKET, ContentKind.OBJECT)
 
 
-@dataclass(frozen=True, slots=True)
-class Assumptions:
+class Assumptions(Struct, frozen=True):
     """What a configuration does not say. `objects`: below a prefix, all of which change with a revision."""
 
     changes: float = 30.0
@@ -29,8 +29,7 @@ class Assumptions:
     requests_per_check: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
+class Prices(Struct, frozen=True):
     """In dollars; the defaults are the list prices of Amazon S3 (standard, us-east-1, to the internet)."""
 
     thousand_gets: float = 0.0004
@@ -38,8 +37,7 @@ class Prices:
     gigabyte: float = 0.09
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
+class Requests(Struct, frozen=True):
     """By what an object store charges for: GETs, LISTs, and those to other servers."""
 
     gets: float = 0.0
@@ -59,8 +57,7 @@ class Requests:
         return Requests(self.gets + other.gets, self.lists + other.lists, self.others + other.others)
 
 
-@dataclass(frozen=True, slots=True)
-class Month:
+class Month(Struct, frozen=True):
     """Of one machine, or of a fleet. `charged_bytes`: of `fetched_bytes`, what came from an object store."""
 
     checks: float

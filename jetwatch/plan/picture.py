@@ -10,7 +10,8 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT = 800, 320
@@ -18,8 +19,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 50, 40
 _COLOURS = ("#b45309", "#0f766e")
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """A named load, in requests per second."""
 
     name: str

@@ -16,11 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
@@ -201,8 +201,7 @@ def read_result(directory: Path, step_id: str) -> CommandResult | None:
     return result if result.step_id == step_id and result.format <= FORMAT else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
+class _Started(Struct, frozen=True):
     """The parts of started.json that are looked at."""
 
     step_id: str
@@ -216,8 +215,7 @@ class _Started:
     cgroup: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Blocked:
+class _Blocked(Struct, frozen=True):
     """The parts of blocked.json that are looked at."""
 
     pid: int

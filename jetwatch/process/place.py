@@ -7,8 +7,9 @@ once, and never an error. On a machine that systemd manages, a subtree is touche
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch.process import tree
 from jetwatch.process.mounts import MOUNTINFO, Mount, read_mounts
@@ -16,8 +17,7 @@ from jetwatch.process.mounts import MOUNTINFO, Mount, read_mounts
 _DELEGATE_ATTRIBUTES = ("trusted.delegate", "user.delegate")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """`kind`: v2, hybrid or none. `root`: where cgroups are made. `detach`: a run outlives the agent."""
 
     kind: str

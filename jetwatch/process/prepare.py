@@ -12,10 +12,11 @@ import os
 import pwd
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from grp import getgrgid, getgrnam
 from pathlib import Path
+
+from msgspec import Struct
 
 from jetwatch import words
 from jetwatch.errors import CommandNotStarted, WordError
@@ -29,8 +30,7 @@ _FROM_AGENT = ("PATH", "LANG")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What every command gets from the agent: parts of its environment, its working directory, its umask."""
 
     environ: Mapping[str, str]
@@ -38,8 +38,7 @@ class Surroundings:
     cwd: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """One start of one command. `extra_env` are the JETWATCH_ names that are no template variables."""
 
     step_id: str

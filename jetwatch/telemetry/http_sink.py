@@ -10,10 +10,10 @@ import json
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import urllib3
+from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
 from jetwatch.events import Told
@@ -24,8 +24,7 @@ _TOLD_OF_AN_ANSWER = 200
 _READ_OF_AN_ANSWER = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where history goes. `token_file` or `token_env` (the name of a variable), or neither."""
 
     url: str

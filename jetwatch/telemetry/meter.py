@@ -12,9 +12,10 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from jetwatch.errors import ConfigError, Problem
 from jetwatch.events import Event, MetricsFailed, Told
@@ -29,8 +30,7 @@ ANSWER_WITHIN_S = 1.0
 _CLOSE_WITHIN_S = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Roads:
+class Roads(Struct, frozen=True):
     """Where figures go; at least one of them."""
 
     textfile: Path | None = None
@@ -39,8 +39,7 @@ class Roads:
     interval_s: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True):
     """What the figures are made of. `post` has a call made in the engine's thread, `view` is only called there."""
 
     facts: Facts

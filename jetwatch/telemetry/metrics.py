@@ -13,8 +13,10 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from jetwatch.events import CheckFinished, StepFinished, Told
 from jetwatch.records import AgentView, Deadline, Outcome, Stamp, WatchView
@@ -36,8 +38,7 @@ class Kind(StrEnum):
     INFO = "info"
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """One metric. `name` is that of Prometheus, without `jetwatch_` before it."""
 
     name: str
@@ -46,8 +47,7 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """How often a duration was at most each of BUCKETS_S (not cumulated; the last one: longer), and their sum."""
 
     counts: tuple[int, ...] = (0,) * (len(BUCKETS_S) + 1)
@@ -60,8 +60,7 @@ class Distribution:
         return replace(self, counts=counts, sum_s=self.sum_s + duration_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """The value of one metric with these label values, in the order of its labels."""
 
     metric: Metric
@@ -175,8 +174,7 @@ class Tally:
         return counted + [Reading(STEPS, key, spread) for key, spread in steps.items() if key[0] in watches]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What stays the same as long as the agent lives."""
 
     version: str

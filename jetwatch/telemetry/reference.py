@@ -5,7 +5,6 @@ A line holds no field that has nothing to say, so only numbers and truth values 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -79,7 +78,7 @@ def _own_fields(event: type[Event]) -> dict[str, Schema]:
     """The event's fields beside the common ones, each as it stands in a line: never null, in the order of the class."""
     found: dict[str, Schema] = {}
     properties = _components(event)["properties"]
-    for name in (field.name for field in dataclasses.fields(event)):
+    for name in event.__struct_fields__:
         if name in _SOMETIMES:
             continue
         schema = {key: value for key, value in properties[name].items() if key != "default"}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct
 
 from jetwatch.errors import JetwatchError
 from jetwatch.events import Event, SinkFailed, SinkLost, SinkResumed, Told
@@ -29,8 +30,7 @@ LONGEST_ASKED_S = 3600.0
 _CLOSE_WITHIN_S = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """How one attempt went. `status` None: there was no answer, and `detail` says why."""
 
     status: int | None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from jetwatch.telemetry.metrics import STEPS, Distribution, Kind, Metric, Reading, statsd_name
 
@@ -19,8 +20,7 @@ DATAGRAM_BYTES = 1432
 _NO_TAG = re.compile(r"[|,#\n]")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where the daemon listens, and how it is spoken to. Fixed `tags` are DogStatsD's."""
 
     address: tuple[str, int]

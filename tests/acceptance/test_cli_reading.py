@@ -19,10 +19,10 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from jetwatch.cli import main, reading, verbs
 from jetwatch.clock import SystemClock

@@ -10,11 +10,11 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 from source_suite import DEADLINE_S, FILES, Place, SourceSuite, as_nobody, revision, silent, tree
 
 from jetwatch.content.directory import FileSource

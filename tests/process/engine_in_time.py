@@ -7,9 +7,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from jetwatch import statedir
 from jetwatch.config.load import load

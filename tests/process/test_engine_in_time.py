@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from engine_in_time import START_WALL_US, EngineInTime, MovedClock, moved, until
+from msgspec.structs import replace
 
 from jetwatch.records import (
     CheckResult,

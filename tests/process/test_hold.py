@@ -9,11 +9,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from waiting import until
 from workbench import NOBODY, PATH, Ended, Step, Workbench, as_nobody, children, need_root
 

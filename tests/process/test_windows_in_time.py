@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_in_time import START_WALL_US, EngineInTime, MovedClock
+from msgspec.structs import replace
 
 from jetwatch.config.load import load
 from jetwatch.looks import Looks

@@ -135,7 +135,7 @@ def test_every_limit_is_a_key(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, f"content: {{url: file:///x, limits: {limits}}}\njet_command: 'true'\n")
     assert watch.content is not None
     assert watch.content.limits == Limits(1024**2, 10, 3, 1.5)
-    assert {key.field for key in LIMITS.keys} == set(Limits.__dataclass_fields__)
+    assert {key.field for key in LIMITS.keys} == set(Limits.__struct_fields__)
     assert watch.download is not None
     assert json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])["limits"]["ratio"] == 1.5
 

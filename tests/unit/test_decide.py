@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from builders import (
@@ -26,6 +26,7 @@ from builders import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from jetwatch.engine.decide import Action, Close, Lose, Record, Start, Stop, Wait, decide, first_unfinished, lost_result
 from jetwatch.records import (

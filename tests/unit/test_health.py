@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from jetwatch.cli.doctor import as_text, summary
 from jetwatch.config.model import MIB, DiskReserve

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from builders import BAD, DAY, NOW, OK, YEAR, closed, ended, later, owed, run, started, watch
 from children import NOBODY, as_nobody, in_child
+from msgspec.structs import replace
 
 from jetwatch.errors import JournalError, JournalNewer, UsageError
 from jetwatch.events import Change, CheckFinished, Cleared, Event, RunFinished, RunStarted, StepStarted, Told

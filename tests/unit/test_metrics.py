@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builders import NOW, later, owed, trigger, watch
+from msgspec.structs import replace
 from waiting import until
 
 from jetwatch.events import CheckFinished, Event, MetricsFailed, StepFinished, Told

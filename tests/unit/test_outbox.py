@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from builders import BAD, DAY, NOW, OK, TRUE, S, closed, later, owed, rebooted, result, run, wait_s, watch
+from msgspec.structs import replace
 
 from jetwatch.engine.incident import Turn
 from jetwatch.engine.outbox import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from builders import (
@@ -24,6 +23,7 @@ from builders import (
     wait_s,
     watch,
 )
+from msgspec.structs import replace
 
 from jetwatch.config.model import Retry, WatchSettings
 from jetwatch.engine.decide import lost_result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from builders import NOON, TRUE
+from msgspec.structs import replace
 
 from jetwatch.config.model import LogFormat, LogSettings, Phase, WatchSettings
 from jetwatch.content_records import Content, ContentKind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -11,6 +10,7 @@ import pytest
 from builders import BAD, NOW, OK, YEAR, S, closed, ended, later, owed, rebooted, result, run, stamp, started, step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from jetwatch import records
 from jetwatch.events import Event, catalogue
@@ -18,7 +18,11 @@ from jetwatch.records import CommandResult, Deadline, Ending, Outcome, Run, Stam
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-RECORDS = [each for each in vars(records).values() if isinstance(each, type) and is_dataclass(each)]
+RECORDS = [
+    each
+    for each in vars(records).values()
+    if isinstance(each, type) and issubclass(each, Struct) and each is not Struct
+]
 SIMPLE: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     str: st.text(max_size=8),
@@ -38,9 +42,9 @@ def any_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(any_of(inside[0]), max_size=2).map(tuple)
     if get_origin(hint) is not None:
         return st.dictionaries(SIMPLE[str], any_of(inside[1]), max_size=2)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and issubclass(hint, Struct):
         hints = get_type_hints(hint)
-        return st.builds(hint, **{each.name: any_of(hints[each.name]) for each in fields(hint)})
+        return st.builds(hint, **{name: any_of(hints[name]) for name in hint.__struct_fields__})
     return SIMPLE[hint] if hint in SIMPLE else st.sampled_from(hint)
 
 
@@ -64,7 +68,7 @@ def test_every_event_comes_back_as_it_was_stored(kind: type[Event]) -> None:
     """History is read back by later agents."""
 
     @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.builds(kind, **{each.name: any_of(get_type_hints(kind)[each.name]) for each in fields(kind)}))
+    @given(st.builds(kind, **{name: any_of(get_type_hints(kind)[name]) for name in kind.__struct_fields__}))
     def comes_back(event: Event) -> None:
         assert from_json(to_json(event), kind) == event
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -64,7 +63,7 @@ STRATEGIES: dict[object, st.SearchStrategy[Any]] = {
 def types_of(kind: type[Event]) -> dict[str, object]:
     """The types of an event's fields."""
     hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {name: hints[name] for name in kind.__struct_fields__}
 
 
 def plain(kind: type[Event]) -> Event:
