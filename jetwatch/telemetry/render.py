@@ -6,8 +6,8 @@ Nothing is configured globally. Levels below the one asked for are left out befo
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -34,7 +34,7 @@ Renderer = Callable[[object, str, Line], str | bytes]
 
 
 def _structlog_processors() -> types.ModuleType:
-    """structlog's renderers without the libraries that it imports for things we do not use.
+    """structlog's renderers without the libraries that it imports for things we do not use. Called for logfmt only.
 
     With rich installed it imports rich (4 MB), and always asyncio (3 MB), into an agent that has 20 MB; nothing it does
     for us needs them. They are put back as they were, so that others can import them.
@@ -48,9 +48,6 @@ def _structlog_processors() -> types.ModuleType:
         for name in replaced:
             del sys.modules[name]
     return processors
-
-
-_processors = _structlog_processors()
 
 
 class Teller:
@@ -138,26 +135,24 @@ def _renderer(name: str, fd: int) -> Renderer:
     if name == "json":
         return _json
     if name == "logfmt":
-        return _logfmt
+        return _logfmt(_structlog_processors().LogfmtRenderer(bool_as_flag=False))
     colour = os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return ConsoleLine(colour=colour, width=lambda: _width(fd))
 
 
 def _width(fd: int) -> int:
+    import shutil
+
     try:
         return os.get_terminal_size(fd).columns or shutil.get_terminal_size().columns
     except OSError:
         return 80
 
 
-_json_renderer = _processors.JSONRenderer(ensure_ascii=True, allow_nan=False)
-_logfmt_renderer = _processors.LogfmtRenderer(bool_as_flag=False)
-
-
-def _json(logger: object, method: str, line: Line) -> str:
+def _json(_logger: object, _method: str, line: Line) -> str:
     """ASCII only. DEL is the one control character that JSON leaves as it is."""
     whole = {key: _wholesome(value) for key, value in line.items()}
-    return str(_json_renderer(logger, method, whole)).replace("\x7f", "\\u007f")
+    return json.dumps(whole, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _wholesome(value: Any) -> Any:
@@ -171,8 +166,8 @@ def _wholesome(value: Any) -> Any:
     return value
 
 
-def _logfmt(logger: object, method: str, line: Line) -> str:
-    return str(_logfmt_renderer(logger, method, {key: _one_line(value) for key, value in line.items()}))
+def _logfmt(renderer: Renderer) -> Renderer:
+    return lambda logger, method, line: renderer(logger, method, {key: _one_line(value) for key, value in line.items()})
 
 
 def _one_line(value: Any) -> Any:
