@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -455,6 +454,8 @@ class _Agent:
         if isinstance(self._failure, JetwatchError):
             raise self._failure
         if self._failure is not None:
+            import traceback
+
             traceback.print_exception(self._failure)
             return JetwatchError.exit_code
         if not self._options.once:

@@ -12,16 +12,20 @@ import os
 import select
 import sys
 from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from jetwatch.config.content import full_url
 from jetwatch.config.model import WatchSettings
-from jetwatch.content.kept import KeptSources
 from jetwatch.content_records import Content, ContentKind, Look
 from jetwatch.errors import CommandNotStarted, ContentRetry, ContentStalled
 from jetwatch.process.commands import Commands
 from jetwatch.records import Command, CommandResult, Ending
+
+if TYPE_CHECKING:
+    from jetwatch.content.kept import KeptSources
 
 _OF_AN_ACCOUNT = ("git+ssh:", "git+file:")
 """What git reads with the rights and the keys of the account that it runs as."""
@@ -35,7 +39,12 @@ class Looks:
     def __init__(self, commands: Commands, new_id: Callable[[], str]) -> None:
         self._commands = commands
         self._new_id = new_id
-        self._sources = KeptSources()
+
+    @cached_property
+    def _sources(self) -> KeptSources:
+        """Made by the first look that needs it."""
+
+        return KeptSources()
 
     def look(
         self, settings: WatchSettings, known: Look | None, cancel_fd: int, on_blocked: Callable[[int, str], None]

@@ -6,7 +6,6 @@ such a tree: `yaml_file.py`; `jetp fetch` makes one of its options, without any 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -109,6 +108,8 @@ def join(path: str, key: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?`, or nothing when nothing is near."""
+    import difflib
+
     close = difflib.get_close_matches(word[:100], sorted(known), n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from jetwatch.config.scalars import NUMBER, Plain
 
@@ -153,6 +152,8 @@ class Zone(Plain, frozen=True):
 
     def parse(self, text: str) -> str:
         """The name, sure to be known on this machine."""
+        from zoneinfo import ZoneInfo
+
         try:
             ZoneInfo(text)
         except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a LookupError

@@ -12,13 +12,13 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from jetwatch import packaged
 from jetwatch.errors import JournalError, JournalNewer, JournalStalled, UsageError
 from jetwatch.events import Change, DiskLow, Event, Told, catalogue
 from jetwatch.journal.reserve import Reserve
@@ -402,9 +402,8 @@ def _refuse_unknown(path: Path) -> int:
 def _migrate(connection: sqlite3.Connection) -> None:
     """From the schema found to ours, one transaction per step: killed at any point, it goes on from where it was."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    folder = resources.files("jetwatch.journal").joinpath("migrations")
     for number in range(found + 1, SCHEMA + 1):
-        script = folder.joinpath(f"{number:04}.sql").read_text("utf-8")
+        script = packaged.read("jetwatch.journal", f"migrations/{number:04}.sql").decode()
         connection.executescript(
             f"BEGIN IMMEDIATE;\nPRAGMA application_id = {APPLICATION_ID};\n{script}\n"
             f"PRAGMA user_version = {number};\nCOMMIT;"

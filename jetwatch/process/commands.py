@@ -7,7 +7,6 @@ found in its step directory alone; this object remembers nothing about it.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -195,7 +194,7 @@ class Commands:
 
     def forget_secrets(self, run_id: str) -> None:
         """Remove them: the run needs them no more."""
-        shutil.rmtree(self._layout.run(run_id) / "secrets", ignore_errors=True)
+        _rmtree(self._layout.run(run_id) / "secrets", ignore_errors=True)
         with suppress(OSError):
             self._layout.run(run_id).rmdir()  # where there was nothing else
 
@@ -203,7 +202,7 @@ class Commands:
         """Remove the directory of a hook that belongs to no run."""
         entry, attempt = directory.name.split(".")
         self._forget_outputs(f"hook-{entry}.*.{attempt}")
-        shutil.rmtree(directory, ignore_errors=True)
+        _rmtree(directory, ignore_errors=True)
 
     def run_size_bytes(self, run_id: str) -> int:
         """What the run's directories take on disk. Blocks."""
@@ -317,6 +316,13 @@ def _status(name: str, folder_fd: int) -> os.stat_result | None:
         return None
 
 
+def _rmtree(path: Path, *, ignore_errors: bool = False) -> None:
+    """That of shutil, which brings three compressors along: loaded when something is to go for the first time."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
 def _remove_tree(path: Path) -> str | None:
     """Rename out of sight, then remove by directory descriptors. Returns why it must stay."""
     if not path.is_dir() or path.is_symlink():
@@ -327,7 +333,7 @@ def _remove_tree(path: Path) -> str | None:
     trash = path if path.name.startswith(_TRASH) else path.with_name(f"{_TRASH}{path.name}")
     try:
         path.rename(trash)
-        shutil.rmtree(trash)
+        _rmtree(trash)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return None

@@ -11,17 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from jetwatch import packaged
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
 from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
@@ -48,14 +47,16 @@ def install(shim_root: Path) -> Path:
 
     A running agent's files may be replaced by an upgrade, or lie in an archive; a supervisor's must not.
     """
-    package = resources.files("jetwatch")
-    sources = {name: package.joinpath(name).read_bytes() for name in _PROGRAM}
+    sources = {name: packaged.read("jetwatch", name) for name in _PROGRAM}
     digest = hashlib.sha256(b"\0".join(sources.values()) + sys.version.encode()).hexdigest()[:16]
     target = shim_root / digest
     if target.is_dir():
         return target
     building = shim_root / f"{digest}.new"
-    shutil.rmtree(building, ignore_errors=True)
+    if building.exists():
+        import shutil
+
+        shutil.rmtree(building, ignore_errors=True)
     for folder in (building, building / "jetwatch", building / "jetwatch" / "process"):
         folder.mkdir(mode=0o700)
     _write_private(building / "jetwatch" / "__init__.py", b"")
