@@ -90,7 +90,7 @@ def schema(events: bool) -> None:
       # yaml-language-server: $schema=/home/me/.config/watch.schema.json
     """
     if events:
-        from jetwatch.telemetry.render import events_schema
+        from jetwatch.telemetry.reference import events_schema
 
         click.echo(json.dumps(events_schema(), indent=2, ensure_ascii=False))
         return

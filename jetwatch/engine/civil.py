@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -47,7 +46,11 @@ def offset_of(aware: datetime) -> timedelta:
 
 def zone_named(name: str | None) -> tzinfo:
     """The zone of this IANA name; None: the machine's own. Raises KeyError for one that is not known."""
-    return local_zone() if name is None else ZoneInfo(name)
+    if name is None:
+        return local_zone()
+    from zoneinfo import ZoneInfo  # in each that needs it: most agents have no zone
+
+    return ZoneInfo(name)
 
 
 def local_zone(environ: Mapping[str, str] = os.environ, localtime: Path = _LOCALTIME) -> tzinfo:
@@ -69,18 +72,24 @@ def _zone_of_tz(name: str) -> tzinfo:
         return UTC
     if name.startswith("/"):
         return _read_zone(Path(name))
+    from zoneinfo import ZoneInfo
+
     try:
         return ZoneInfo(name)
     except (KeyError, OSError, ValueError):
         return _zone_of_rule(name)
 
 
-def _read_zone(path: Path) -> ZoneInfo:
+def _read_zone(path: Path) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
     with path.open("rb") as file:
         return ZoneInfo.from_file(file)
 
 
-def _zone_of_rule(rule: str) -> ZoneInfo:
+def _zone_of_rule(rule: str) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
     # The standard library reads such a rule only as the last line of a TZif file (RFC 8536): this is the smallest one.
     block = b"TZif2" + bytes(15) + struct.pack(">6L", 0, 0, 0, 0, 1, 1) + bytes(6) + b"\0"
     return ZoneInfo.from_file(io.BytesIO(block * 2 + b"\n" + rule.encode("ascii") + b"\n"))

@@ -194,7 +194,9 @@ class Commands:
 
     def forget_secrets(self, run_id: str) -> None:
         """Remove them: the run needs them no more."""
-        _rmtree(self._layout.run(run_id) / "secrets", ignore_errors=True)
+        secrets = self._layout.run(run_id) / "secrets"
+        if secrets.exists():
+            _rmtree(secrets, ignore_errors=True)
         with suppress(OSError):
             self._layout.run(run_id).rmdir()  # where there was nothing else
 

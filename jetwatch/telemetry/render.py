@@ -17,12 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jetwatch.events import SCHEMA_VERSION, Told
-from jetwatch.telemetry.console import ConsoleLine
 from jetwatch.telemetry.outlet import Outlet
 from jetwatch.telemetry.plain import visible
-from jetwatch.telemetry.reference import events_schema
-
-__all__ = ["Teller", "events_schema", "json_fields", "resolve_format"]
 
 FIELD_LIMIT_BYTES = 32 * 1024
 LEVELS = ("debug", "info", "warning", "error")
@@ -136,6 +132,8 @@ def _renderer(name: str, fd: int) -> Renderer:
         return _json
     if name == "logfmt":
         return _logfmt(_structlog_processors().LogfmtRenderer(bool_as_flag=False))
+    from jetwatch.telemetry.console import ConsoleLine
+
     colour = os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return ConsoleLine(colour=colour, width=lambda: _width(fd))
 

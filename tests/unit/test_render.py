@@ -30,8 +30,8 @@ from jetwatch.events import (
     Told,
     catalogue,
 )
-from jetwatch.telemetry.reference import events_page
-from jetwatch.telemetry.render import FIELD_LIMIT_BYTES, Teller, events_schema, resolve_format
+from jetwatch.telemetry.reference import events_page, events_schema
+from jetwatch.telemetry.render import FIELD_LIMIT_BYTES, Teller, resolve_format
 
 FORMATS = ("json", "console", "logfmt")
 COMMON = ["timestamp", "level", "event", "host", "agent_version", "schema_version"]
