@@ -2,7 +2,8 @@
 
 The sandbox is narrow: no globals, no blocks, a list of filters and of text methods whose results are hardly longer than
 what they got. So an expression can neither reach the program nor use up its time or memory. What an expression cannot
-do raises WordError with its own text in front. `words.py` imports this module only when some word has a `{{`.
+do raises WordError with its own text in front. `words.py` imports this module only for an expression that is more than
+the name of a variable.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A command is split into words once, by POSIX quoting with every `{{ expression }}` kept whole; then each word is
 rendered by itself. A value never becomes two words, never an option (no rendered `-` at the start of a word), never the
-end of a word (no NUL). No shell is involved. Expressions are evaluated by `expressions.py`, imported if there are any.
+end of a word (no NUL). No shell is involved. An expression that is more than the name of a variable is evaluated by
+`expressions.py`, imported if there is one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ HOOK_VARIABLES = RUN_VARIABLES | {
     *("failures", "failing_since"),
 }
 """What a hook's templates can name, on_error's too: always defined, empty where there is none."""
+
+_TEXT_VARIABLES = HOOK_VARIABLES - {"outputs"}
 
 LONGEST_WORD_BYTES = 128 * 1024 - 1
 """Linux's MAX_ARG_STRLEN, without the NUL that ends every argument."""
@@ -129,10 +132,19 @@ def names(words: Iterable[str]) -> frozenset[str]:
     """The variables that the templates use (`outputs` for `outputs.KEY`). Raises WordError on a syntax error."""
     found: set[str] = set()
     for piece in _expressions(words):
+        if (name := _variable(piece)) is not None:
+            found.add(name)
+            continue
         from jetwatch import expressions
 
         found |= expressions.names(piece.text)
     return frozenset(found)
+
+
+def _variable(expression: Piece) -> str | None:
+    """The variable that an expression is, where it is nothing more: most are, and for them no jinja2 is loaded."""
+    name = expression.text.strip()
+    return name if name in _TEXT_VARIABLES else None
 
 
 def _expressions(words: Iterable[str]) -> list[Piece]:
@@ -161,6 +173,9 @@ def _render_word(template: str, variables: Mapping[str, Any]) -> str:
 def _render_piece(piece: Piece, variables: Mapping[str, Any]) -> str:
     if not piece.is_expression:
         return piece.text
+    name = _variable(piece)
+    if name is not None and name in variables:
+        return "" if variables[name] is None else str(variables[name])
     from jetwatch import expressions
 
     return expressions.evaluate(piece.text, variables)

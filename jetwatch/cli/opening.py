@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -104,6 +103,8 @@ def require_watch(name: str, known: Collection[str]) -> str:
     """`name`, if there is such a watch. Raises UsageError with the nearest one."""
     if name in known:
         return name
+    import difflib
+
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known)) or 'none'}"
     raise UsageError(f"there is no watch {name!r}: {hint}")

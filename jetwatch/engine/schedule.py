@@ -7,7 +7,6 @@ missed, one check follows. The crontab reader (`cron.py`) is loaded by the first
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from jetwatch.config.model import DAY_S, Phase, Retry, WatchSettings
@@ -117,6 +116,8 @@ def planned_by(watch: WatchSettings) -> PlannedBy:
 
 def stable_offset_s(state_id: str, machine_id: str, watch_name: str, span_s: float) -> float:
     """Where in [0, span_s) the grid of this watch lies on this machine; `span_s`: its splay, else its interval."""
+    import hashlib  # the commands that read the journal come by here as well, and have no use for OpenSSL
+
     digest = hashlib.sha256("\0".join((state_id, machine_id, watch_name)).encode()).digest()
     return int.from_bytes(digest, "big") % max(1, _us(span_s)) / 1e6
 

@@ -1,4 +1,4 @@
-"""Which libraries an agent that waits has in memory. Each megabyte of them is there on every machine of a fleet."""
+"""Which modules `jetp` has in memory. An agent's are there on every machine of a fleet; a command's cost its start."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Runs a whole agent through one check, in this very interpreter, and then says what was imported on the way.
-_AGENT = """
+# Runs one command of `jetp` in this very interpreter, and then says what was imported on the way.
+_COMMAND = """
 import json, sys
 from jetwatch.cli.main import jetp
 try:
@@ -19,31 +19,69 @@ except SystemExit as leaving:
 print(json.dumps(sorted(sys.modules)))
 """
 _NOT_FOR_WAITING = {
-    "apscheduler", "asyncio", "boto3", "botocore", "dulwich", "email", "http", "httpx", "importlib.metadata", "jinja2",
-    "niquests", "obstore", "prometheus_client", "pydantic", "requests", "rich", "ssl", "tzlocal", "unittest", "urllib3",
-    "xml", "zstandard",
+    "apscheduler", "asyncio", "boto3", "botocore", "bz2", "dataclasses", "difflib", "dulwich", "email", "http", "httpx",
+    "importlib.metadata", "importlib.resources", "jinja2", "logging", "lzma", "niquests", "obstore", "pickle",
+    "prometheus_client", "pydantic", "requests", "rich", "shutil", "ssl", "structlog", "tempfile", "traceback",
+    "tzlocal", "unittest", "urllib3", "xml", "zipfile", "zoneinfo", "zstandard",
 }  # fmt: skip
+_NOT_OURS_FOR_WAITING = {
+    "jetwatch.content", "jetwatch.engine.cron", "jetwatch.expressions", "jetwatch.importing", "jetwatch.metering",
+    "jetwatch.plan", "jetwatch.sending", "jetwatch.telemetry.console", "jetwatch.telemetry.logfile",
+    "jetwatch.telemetry.metrics", "jetwatch.telemetry.reference",
+}  # fmt: skip
+_NOT_FOR_READING = _NOT_FOR_WAITING | {"hashlib", "jetwatch.agent", "jetwatch.config.load", "subprocess", "yaml"}
 
 
-def modules_after(tmp_path: Path, **keys: object) -> set[str]:
-    """What an agent has imported after its first check."""
-    config = tmp_path / "watch.yml"
-    config.write_text(json.dumps({"check_command": "true", "jet_command": "true", **keys}))
-    words = ["watch", "--watch-config", str(config), "--state-dir", str(tmp_path / "state"), "--once", "--no-splay"]
+def modules_after(*words: str | Path, says: str = "") -> set[str]:
+    """What a command has imported when it is done. It must end with 0, and have said so."""
     done = subprocess.run(
-        [sys.executable, "-c", _AGENT, *words, "--log-format", "json"],
+        [sys.executable, "-c", _COMMAND, *words],
         env=dict(os.environ), capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert '"run_finished"' in done.stdout, "the whole cycle was to be run"
+    assert says in done.stdout
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def modules_of_an_agent(tmp_path: Path) -> set[str]:
+    """What an agent with the keys of a first watch.yml has imported after a whole run."""
+    config = tmp_path / "watch.yml"
+    keys = {
+        "check_command": "true",
+        "download_command": "true {{ download_path }}",
+        "jet_command": "true {{ download_path }}/pb.yml",
+        "on_ok": "true {{ play_uuid }}",
+    }
+    config.write_text(json.dumps(keys))
+    where = ("--watch-config", config, "--state-dir", tmp_path / "state")
+    how = ("--once", "--no-splay", "--log-format", "json")
+    return modules_after("watch", *where, *how, says='"run_finished"')
+
+
 def test_an_agent_of_the_plainest_kind_loads_no_library_that_it_does_not_use(tmp_path: Path) -> None:
-    """Clients, schedules, templates and figures are imported by the watch that asks for them."""
-    assert _NOT_FOR_WAITING.isdisjoint(modules_after(tmp_path))
+    """Clients, schedules, expressions and figures are imported by the watch that asks for them."""
+    found = modules_of_an_agent(tmp_path)
+    assert _NOT_FOR_WAITING & found == set()
+    assert _NOT_OURS_FOR_WAITING & found == set()
 
 
 def test_the_list_is_read_from_a_real_agent(tmp_path: Path) -> None:
     """What is surely used is in it: a list that is empty would hold nothing against anybody."""
-    assert {"jetwatch.engine.lane", "msgspec", "sqlite3"} <= modules_after(tmp_path)
+    assert {"jetwatch.engine.lane", "jetwatch.process.launch", "msgspec", "sqlite3"} <= modules_of_an_agent(tmp_path)
+
+
+def test_a_command_that_reads_loads_neither_agent_nor_configuration(tmp_path: Path) -> None:
+    """`jetp status`, `runs` and `show` start about as fast as `jetp version`, which reads nothing."""
+    modules_of_an_agent(tmp_path)
+    for command in ("status", "runs", "show"):
+        assert _NOT_FOR_READING & modules_after(command, "--state-dir", tmp_path / "state") == set(), command
+
+
+def test_the_version_is_told_without_any_record() -> None:
+    """What every start of every command costs is click and what Python brings."""
+    found = modules_after("version")
+    assert {"msgspec", "sqlite3", "socket", "subprocess", *_NOT_FOR_READING} & found == set()
+    assert {name for name in found if name.startswith("jetwatch.")} == {
+        "jetwatch.cli", "jetwatch.cli.main", "jetwatch.cli.version", "jetwatch.errors",
+        "jetwatch.telemetry", "jetwatch.telemetry.plain",
+    }  # fmt: skip

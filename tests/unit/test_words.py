@@ -268,10 +268,19 @@ def test_a_command_that_looks_like_shell_is_told_from_one_that_quotes(text: str,
     assert words.shell_sign(text) == sign
 
 
-def test_jinja2_is_imported_only_for_templates() -> None:
-    """A configuration without `{{` pays nothing for the template library."""
+@pytest.mark.parametrize("value", ["a b", "", None, 7, 1.5, True, "é\n{{ 1 }}"])
+def test_a_variable_alone_means_what_it_means_in_an_expression(value: object) -> None:
+    """Most expressions are one variable and are read without jinja2, which says the same of them."""
+    variables = {"revision": value}
+    assert words.render(("x{{ revision }}",), variables) == words.render(("x{{ (revision) }}",), variables)
+    assert words.names(("{{revision}}",)) == words.names(("{{ (revision) }}",))
+
+
+def test_jinja2_is_imported_only_for_expressions() -> None:
+    """A configuration whose templates are variables pays nothing for the template library."""
     program = (
-        "import sys; from jetwatch import words; words.render(words.split('a b'), {}); words.names(['a']);"
+        "import sys; from jetwatch import words; template = words.split('a {{ revision }}');"
+        "words.render(template, {'revision': 'b'}); words.names(template);"
         "sys.exit('jinja2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -282,12 +291,13 @@ HOSTILE = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
 )
 
 
+@pytest.mark.parametrize("name", ["v", "download_path"])
 @given(value=HOSTILE)
-def test_a_value_never_changes_the_number_of_words(value: str) -> None:
+def test_a_value_never_changes_the_number_of_words(name: str, value: str) -> None:
     """Whatever the value, argv has the words of the template, all others as they were, this one byte for byte."""
-    template = words.split("run --opt={{ v }} 'a b' x{{ v }}y {{ v }} end")
+    template = words.split("run --opt={{ v }} 'a b' x{{ v }}y {{ v }} end".replace("v", name))
     try:
-        argv = words.render(template, {"v": value})
+        argv = words.render(template, {name: value})
     except WordError:
         assert "\0" in value or value.startswith("-")
     else:
