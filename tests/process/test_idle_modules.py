@@ -81,7 +81,5 @@ def test_the_version_is_told_without_any_record() -> None:
     """What every start of every command costs is click and what Python brings."""
     found = modules_after("version")
     assert {"msgspec", "sqlite3", "socket", "subprocess", *_NOT_FOR_READING} & found == set()
-    assert {name for name in found if name.startswith("jetwatch.")} == {
-        "jetwatch.cli", "jetwatch.cli.main", "jetwatch.cli.version", "jetwatch.errors",
-        "jetwatch.telemetry", "jetwatch.telemetry.plain",
-    }  # fmt: skip
+    rooms = {name.split(".")[1] for name in found if name.startswith("jetwatch.")}
+    assert rooms == {"cli", "errors", "telemetry"}
