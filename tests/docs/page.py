@@ -96,16 +96,19 @@ class Page:
     def problems(self) -> list[str]:
         """What keeps the page from being looked at: unknown remarks, commands in a block of another kind."""
         found = []
-        for block in self.blocks:
+        for above, block in zip([None, *self.blocks], self.blocks, strict=False):
             where = f"{self.path.name}:{block.line}"
             if block.remark and not any(block.said(remark) is not None for remark in REMARKS):
                 found.append(f"{where}: unknown remark: {block.remark}")
-            if any(len(block.said(remark) or "more") < 4 for remark in ("not run here", "not compared")):
+            reason = block.said("not run here") if block.kind == "sh" else block.said("not compared")
+            if reason is not None and len(reason) < 10:
                 found.append(f"{where}: without a reason")
             if block.kind in ("", "console", "bash", "shell"):
                 found.append(f"{where}: commands are `sh`, and what they print is `text`")
             if block.kind == "text" and block.said("output of the block above") is block.said("not compared"):
                 found.append(f"{where}: output of what?")
+            if block.said("output of the block above") is not None and not (above and above.runs):
+                found.append(f"{where}: the block above is not run")
         return found
 
     def left_out(self) -> list[str]:
