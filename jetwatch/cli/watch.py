@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
 
 from jetwatch.cli.places import PLACE
+from jetwatch.signals import hold_back
 
 FORMATS = ("json", "console", "logfmt")
 LEVELS = ("debug", "info", "warning", "error")
@@ -49,6 +51,7 @@ def watch(
       jetp watch --watch-config /etc/jetwatch/watch.yml
       jetp watch --watch-config watch.yml --once --no-splay
     """
+    hold_back(signal.SIGHUP, signal.SIGUSR1)
     from jetwatch.agent import run
 
     code = run(
