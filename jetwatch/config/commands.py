@@ -174,6 +174,10 @@ def _warn_of_password(node: Node, texts: Iterable[str], notes: Notes) -> None:
         notes.warning(node, "a password in a command can be read by every user of this machine; put it into `env`")
 
 
+_NAME_IN_BRACES = re.compile(r"\{\{\s*[a-z]")
+"""What was hardly meant for the shell; `{{.Names}}` of another program's templates was."""
+
+
 class Shell(Kind, frozen=True):
     """Text for `/bin/sh -c`: no template, so that no value is ever read as shell."""
 
@@ -184,10 +188,9 @@ class Shell(Kind, frozen=True):
         if not isinstance(node, Scalar) or not node.text.strip() or node.is_null:
             notes.expected(node, self.what)
             return None
-        if "{{" in node.text:
+        if _NAME_IN_BRACES.search(node.text):
             example = '`"$JETWATCH_DOWNLOAD_PATH"`'
-            notes.problem(node, f"no template in shell text: the values arrive in the environment, such as {example}")
-            return None
+            notes.warning(node, f"no template here: `{{{{` stays as it is; the values are variables, such as {example}")
         _warn_of_password(node, (node.text,), notes)
         return node.text
 

@@ -211,8 +211,8 @@ _VARIABLES = """
 `{{ expression }}` is replaced in every word by itself (jinja2, in a narrow sandbox: no blocks, no globals, text
 methods and filters that keep text short). A name that a command cannot have is a problem. A value never becomes two
 words; a word that would begin with a rendered `-` is refused; a literal `{{` is written `{{ '{{' }}`. In `shell:`
-text there are no templates: the same values arrive in the environment, `play_uuid` as `JETWATCH_PLAY_UUID`,
-`outputs.KEY` as `JETWATCH_OUTPUTS_KEY`.
+text there are no templates, and braces stay as they are: the same values arrive in the environment, `play_uuid` as
+`JETWATCH_PLAY_UUID`, `outputs.KEY` as `JETWATCH_OUTPUTS_KEY`.
 """
 
 _VALUES = """
@@ -224,8 +224,8 @@ _VALUES = """
 - *Scalars* are read as text and understood by their key: `022` is an octal mask, `1.10` in `env` is `1.10`.
 - *Secrets* are the values of `env` whose names match `SECRET_NAME` in any case, URLs with a user part, and all values
   of an `env_file`. They never reach the journal, a log line or a status.
-- *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`, a
-  `schedule` or `windows` without `splay`, a `timezone` without either.
+- *Warnings* do not stop the agent: a command that looks like shell, a password in a command, `{{` in `env`,
+  `{{ name` in `shell`, a `schedule` or `windows` without `splay`, a `timezone` without either.
 """
 
 
