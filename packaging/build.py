@@ -11,6 +11,7 @@ everywhere.
 
 from __future__ import annotations
 
+import email.utils
 import filecmp
 import gzip
 import hashlib
@@ -143,7 +144,7 @@ def lay_out(site: Path, tree: Path) -> None:
         (library / "site-packages").symlink_to("../../site")
     (home / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     (home / "bin").mkdir()
-    (home / "bin" / "python").symlink_to("/usr/bin/python3")
+    (home / "bin" / "python").symlink_to("../../../bin/python3")
     program = home / "bin" / "jetp"
     program.write_text(f"#!/{HOME}/bin/python -I\nfrom jetwatch.cli.main import main\n\nmain()\n")
     program.chmod(0o755)
@@ -156,7 +157,11 @@ def lay_out(site: Path, tree: Path) -> None:
     for name in ("README.md", "SECURITY.md"):
         shutil.copy2(ROOT / name, documents)
     shutil.copy2(ROOT / "packaging" / "nfpm" / "copyright", documents)
-    (documents / "changelog.gz").write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
+    _compress(documents / "CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_text())
+    _compress(documents / "changelog.gz", debian_changelog())
+    overrides = tree / "usr/share/lintian/overrides"
+    overrides.mkdir(parents=True)
+    shutil.copy2(ROOT / "packaging" / "nfpm" / "lintian-overrides", overrides / "jetwatch")
     lay_out_help(tree)
     built_s = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in [tree, *tree.rglob("*")]:
@@ -165,13 +170,30 @@ def lay_out(site: Path, tree: Path) -> None:
         os.utime(path, (built_s, built_s), follow_symlinks=False)
 
 
+def debian_changelog() -> str:
+    """One entry, as Debian's tools want to read it. The news themselves are in CHANGELOG.md."""
+    built = email.utils.formatdate(int(os.environ["SOURCE_DATE_EPOCH"]))
+    signed = f" -- {_maintainer()}  {built}\n"
+    return f"jetwatch ({version()}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n{signed}"
+
+
+def _maintainer() -> str:
+    text = (ROOT / "packaging" / "nfpm" / "nfpm.yaml").read_text()
+    return next(line.removeprefix("maintainer: ") for line in text.splitlines() if line.startswith("maintainer: "))
+
+
+def _compress(target: Path, text: str) -> None:
+    target.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
 def lay_out_help(tree: Path) -> None:
     """Man pages and completions, made by the program itself, where man and the shells look for them."""
     pages = tree / "usr/share/man/man1"
     _run(sys.executable, "packaging/man_pages.py", str(pages))
     for page in sorted(pages.iterdir()):
-        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+        _compress(page.with_name(f"{page.name}.gz"), page.read_text())
         page.unlink()
+    (pages / "jetwatch.1.gz").symlink_to("jetp.1.gz")
     for shell, place in COMPLETIONS.items():
         file = tree / "usr/share" / place
         file.parent.mkdir(parents=True)
