@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import dropwhile
 from pathlib import Path
 
 from msgspec import Struct
@@ -76,8 +76,11 @@ def others_findings(others: Iterable[Other], config: Path | None) -> Iterator[Fi
 
 
 def is_agent(argv: Sequence[str]) -> bool:
-    """Whether a command line is one of ours: `jetp watch …`, also behind a Python."""
-    return any(Path(word).name in _OUR_NAMES and after == "watch" for word, after in pairwise(argv))
+    """Whether a command line is one of ours: `jetp watch …`, also behind a Python. Who only starts one is none."""
+    words = list(argv)
+    if words and Path(words[0]).name.startswith("python"):
+        words = list(dropwhile(lambda word: word.startswith("-"), words[1:]))
+    return len(words) > 1 and Path(words[0]).name in _OUR_NAMES and words[1] == "watch"
 
 
 def config_of(argv: Sequence[str], cwd: Path) -> Path | None:

@@ -98,9 +98,11 @@ def _is_delegated(parent: Path) -> bool:
 
 
 def _dies_with_unit(own: Path | None) -> bool:
-    """Whether systemd ends everything in the agent's unit with it: it does, unless the unit says KillMode=process.
+    """Whether everything around the agent is ended with it: a systemd unit without KillMode=process, a container.
 
-    The unit that says so also sets JETWATCH_KILL_MODE, since asking systemd would need its bus.
+    JETWATCH_KILL_MODE says it outright; asking systemd would need its bus, and a container does not show.
     """
-    in_service = bool(os.environ.get("INVOCATION_ID")) and own is not None and own.suffix == ".service"
-    return in_service and os.environ.get("JETWATCH_KILL_MODE") not in ("process", "none")
+    said = os.environ.get("JETWATCH_KILL_MODE")
+    if said:
+        return said not in ("process", "none")
+    return bool(os.environ.get("INVOCATION_ID")) and own is not None and own.suffix == ".service"

@@ -127,6 +127,9 @@ def test_a_group_that_may_not_be_written_to_is_no_place(machine: Machine) -> Non
         ("/system.slice/jetwatch.service", "abc", "mixed", False),
         ("/system.slice/jetwatch.service", None, None, True),
         ("/user.slice/session-3.scope", "abc", None, True),
+        ("/", None, "control-group", False),
+        ("/", None, "process", True),
+        ("/", None, "", True),
     ],
 )
 def test_a_run_outlives_its_agent_unless_the_unit_takes_it_along(
@@ -137,7 +140,7 @@ def test_a_run_outlives_its_agent_unless_the_unit_takes_it_along(
     kill_mode: str | None,
     detach: bool,
 ) -> None:
-    """systemd ends everything in a service, unless it is told to end its process alone."""
+    """systemd ends everything in a service, unless it is told to end its process alone; a container says so itself."""
     machine.group(group, "/anywhere")
     machine.mount()
     if invocation is not None:

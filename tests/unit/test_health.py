@@ -379,9 +379,11 @@ def test_an_agent_is_known_by_its_command_line(words: str, config: str | None) -
     assert agents.config_of(words.split(), Path("/home")) == (Path(config) if config else None)
 
 
-@pytest.mark.parametrize("words", ["jetp status", "vim jetp.c", "watch jetp status", "sh -c jetp watch.yml", ""])
+@pytest.mark.parametrize(
+    "words", ["jetp status", "vim jetp.c", "watch jetp status", "sh -c jetp watch.yml", "tini -- jetp watch", ""]
+)
 def test_what_only_looks_like_an_agent_is_none(words: str) -> None:
-    """An editor, another command, a watch(1)."""
+    """An editor, another command, a watch(1), an init."""
     assert not agents.is_agent(words.split())
 
 
