@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,8 @@ def family(pid: int) -> list[int]:
         one = waiting.pop()
         found.append(one)
         for task in Path(f"/proc/{one}/task").glob("*/children"):
-            waiting += [int(child) for child in task.read_text().split()]
+            with suppress(OSError):  # a thread that has ended
+                waiting += [int(child) for child in task.read_text().split()]
     return found
 
 
@@ -177,6 +178,25 @@ def cpu_s(pid: int) -> tuple[float, float]:
     values = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     own, children = int(values[11]) + int(values[12]), int(values[13]) + int(values[14])
     return own / TICKS_PER_S, children / TICKS_PER_S
+
+
+def agent_cpu_s(pid: int) -> tuple[float, float]:
+    """CPU time of an agent, with that of its forker if it has one now, and of the commands that it waited for."""
+    own, children = cpu_s(pid)
+    return own + sum(cpu_s(one)[0] for one in forkers(pid)), children
+
+
+def forkers(pid: int) -> list[int]:
+    """The process, if there is one now, that forks on an agent's behalf."""
+    return [one for one in family(pid) if name_of(one) == "jetwatch-forker"]
+
+
+def name_of(pid: int) -> str:
+    """What a process calls itself; nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def children_cpu_s() -> float:

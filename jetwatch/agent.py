@@ -135,7 +135,7 @@ class _Agent:
         )
         clock = SystemClock()
         program = launch.install(layout.shim)
-        commands = Commands(layout, program, self._place, surroundings, state_id)
+        self._commands = commands = Commands(layout, program, self._place, surroundings, state_id)
         self._runtime = Runtime(
             clock=clock,
             journal=self._journal,
@@ -208,6 +208,7 @@ class _Agent:
             if self._server is not None:
                 self._server.close()
             engine_has_ended = self._end_engine()
+            self._commands.close()
             self._voice.flush(timeout_s=0.2)
             if engine_has_ended:
                 self._journal.close()

@@ -2,7 +2,8 @@
 
 The rule: the child makes system calls on values that were made before the fork, and no more. It may be the child of a
 process with other threads, whose locks nobody will ever give back in it. What failed travels through a pipe as
-`stage:errno:text`, and `why_not_started` makes a sentence of it. Imports next to nothing: a supervisor loads it.
+`stage:errno:text`, and `why_not_started` makes a sentence of it. Imports next to nothing: a supervisor loads it, and a
+forker (`forker.py`), of which every child is a copy.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from jetwatch.process import tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from jetwatch.records import CommandSpec
+
+    Fork = Callable[[CommandSpec, int, int, int], int | None]
+    """Makes a child of this process that becomes the command: given the ends of its output, error and gate pipes,
+    returns its pid. None: there is none by this way, and what was given will never be used. Raises OSError."""
 
 GO = b"g"
 SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -31,12 +37,19 @@ _SHEBANG_BYTES = 256  # what the kernel looks at
 
 
 class Program:
-    """A spec made ready for exec: bytes only, and every place to look for its file."""
+    """A spec made ready for exec: plain values only, with every place to look for its file."""
 
     def __init__(self, spec: CommandSpec) -> None:
         self.paths = [os.fsencode(path) for path in _candidates(spec)]
         self.argv = [os.fsencode(word) for word in spec.argv]
         self.env = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
+        self.cwd = os.fsencode(spec.cwd)
+        self.cwd_is_given = spec.cwd_is_given
+        self.umask = spec.umask
+        self.nice = spec.nice
+        self.groups = None if spec.groups is None else list(spec.groups)
+        self.gid = spec.gid
+        self.uid = spec.uid
         self.limits = [
             (name, getattr(resource, f"RLIMIT_{name.upper()}", -1), value) for name, value in spec.limits.items()
         ]
@@ -50,36 +63,55 @@ def _candidates(spec: CommandSpec) -> list[str]:
     return [f"{folder or '.'}/{name}" for folder in spec.env.get("PATH", _DEFAULT_PATH).split(":")]
 
 
-def become(spec: CommandSpec, program: Program, *, output_fd: int, error_fd: int, gate_fd: int) -> NoReturn:
-    """In a forked child in which every signal is blocked: wait at the gate, then become the command."""
+def fork_here(spec: CommandSpec, output_fd: int, error_fd: int, gate_fd: int) -> int:
+    """Fork this process, and become the command in the child. A `Fork`."""
+    program = Program(spec)
+    # A signal between fork and exec is for this process: the child must not report it to our wakeup descriptor.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            become(program, output_fd=output_fd, error_fd=error_fd, gate_fd=gate_fd)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def become(program: Program, *, output_fd: int, error_fd: int, gate_fd: int, is_plain: bool = False) -> NoReturn:
+    """In a forked child: wait at the gate, then become the command.
+
+    `is_plain`: it has nothing to give up, since its parent has only default signals, no protection, and nothing open
+    but these descriptors and the standard ones. Else every signal is blocked.
+    """
     stage, number, text = b"setup", errno.EINVAL, b""
     try:
         gc.disable()  # somebody else's objects must not be finalized here
-        output_fd, error_fd, gate_fd = _leave_everything_else(output_fd, error_fd, gate_fd)
+        if not is_plain:
+            output_fd, error_fd, gate_fd = _leave_everything_else(output_fd, error_fd, gate_fd)
+            reset_oom_score()
+            reset_signals()
         os.setsid()
-        _reset_signals()
         if os.read(gate_fd, 1) != GO:
             os._exit(0)  # the holder died before it could write down that this command runs
         _connect(output_fd)
-        _reset_oom_score()
         tree.brand(*program.brand)
         stage = b"limits"
         for name, limit, value in program.limits:
             text = name.encode()
             _set_limit(limit, value)
         stage, text = b"nice", b""
-        if spec.nice is not None:
-            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
-        os.umask(spec.umask)
+        if program.nice is not None:
+            os.setpriority(os.PRIO_PROCESS, 0, program.nice)
+        os.umask(program.umask)
         stage = b"user"
-        if spec.groups is not None:
-            os.setgroups(spec.groups)
-        if spec.gid is not None:
-            os.setresgid(spec.gid, spec.gid, spec.gid)
-        if spec.uid is not None:
-            os.setresuid(spec.uid, spec.uid, spec.uid)
+        if program.groups is not None:
+            os.setgroups(program.groups)
+        if program.gid is not None:
+            os.setresgid(program.gid, program.gid, program.gid)
+        if program.uid is not None:
+            os.setresuid(program.uid, program.uid, program.uid)
         stage = b"cwd"
-        _enter(spec)
+        _enter(program)
         stage = b"exec"
         stage, number, text = _execute(program)
     except OSError as error:
@@ -113,7 +145,7 @@ def _close(fd: int) -> None:
         return  # the listing's own
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
     """As at a login: every action the default one, nothing blocked. A TERM that came meanwhile is obeyed now."""
     for number in SIGNALS:
         try:
@@ -123,12 +155,12 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _enter(spec: CommandSpec) -> None:
+def _enter(program: Program) -> None:
     """The working directory: the agent's own is no promise to a user who may not go there."""
     try:
-        os.chdir(spec.cwd)
+        os.chdir(program.cwd)
     except OSError:
-        if spec.cwd_is_given:
+        if program.cwd_is_given:
             raise
         os.chdir("/")
 
@@ -146,7 +178,7 @@ def _set_limit(limit: int, value: int) -> None:
         raise PermissionError(errno.EPERM, "") from error
 
 
-def _reset_oom_score() -> None:
+def reset_oom_score() -> None:
     """A protected agent must not protect what it runs."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)

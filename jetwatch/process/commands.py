@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import launch
 from jetwatch.process import output as output_frames
+from jetwatch.process.forks import Forks
 from jetwatch.process.hold import hold
 from jetwatch.process.mounts import read_mounts
 from jetwatch.process.place import Place
@@ -42,6 +43,11 @@ class Commands:
         self._place = place
         self._surroundings = surroundings
         self._state_id = state_id
+        self._forks = Forks(program, f"JETWATCH_CHECK={state_id}")
+
+    def close(self) -> None:
+        """End what serves the checks."""
+        self._forks.close()
 
     # -- steps and hooks
 
@@ -152,7 +158,8 @@ class Commands:
             if kind == "blocked":
                 on_blocked(facts["pid"], facts["state"])
 
-        document, _ = hold(spec, output_frames.Counter(), announce, cancel_fd, supervisor=False)
+        ways = self._forks.ways()
+        document, _ = hold(spec, output_frames.Counter(), announce, cancel_fd, supervisor=False, forks=ways)
         return msgspec.convert(document, CommandResult)
 
     def environment(self, command: Command, secrets: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ import termios
 import time
 
 from jetwatch.process import tree
-from jetwatch.process.become import GO, MESSAGE_BYTES, SIGNALS, Program, become, why_not_started
+from jetwatch.process.become import GO, MESSAGE_BYTES, fork_here, why_not_started
 from jetwatch.process.output import LONGEST_FRAME_BYTES
 from jetwatch.process.tail import Tail
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jetwatch.process.become import Fork
     from jetwatch.process.output import Counter, Writer
     from jetwatch.records import CommandSpec
 
@@ -49,7 +50,13 @@ _OUTPUT_KEY = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
 def hold(
-    spec: CommandSpec, writer: Writer | Counter, announce: Announce, wake_fd: int, *, supervisor: bool
+    spec: CommandSpec,
+    writer: Writer | Counter,
+    announce: Announce,
+    wake_fd: int,
+    *,
+    supervisor: bool,
+    forks: tuple[Fork, ...] = (fork_here,),
 ) -> tuple[Document, int | None]:
     """Run `spec` to its end.
 
@@ -59,22 +66,31 @@ def hold(
     `announce(kind, facts)` is called with "started" before the command's first instruction (what it raises, the command
     does not survive), and with "blocked" when KILL does not end it. `supervisor` says that this process is the
     subreaper of the command and holds nothing else. A byte on `wake_fd` means: end it now. For a supervisor the bytes
-    are numbers of signals: USR1 means that, CHLD that somebody is to be waited for.
+    are numbers of signals: USR1 means that, CHLD that somebody is to be waited for. `forks`: the ways to a child, tried
+    in their order.
     """
-    return _Held(spec, writer, announce, wake_fd, supervisor).run()
+    return _Held(spec, writer, announce, wake_fd, supervisor=supervisor, forks=forks).run()
 
 
 class _Held:
     """One command between its fork and its result."""
 
     def __init__(
-        self, spec: CommandSpec, writer: Writer | Counter, announce: Announce, wake_fd: int, supervisor: bool
+        self,
+        spec: CommandSpec,
+        writer: Writer | Counter,
+        announce: Announce,
+        wake_fd: int,
+        *,
+        supervisor: bool,
+        forks: tuple[Fork, ...],
     ) -> None:
         self.spec = spec
         self.writer = writer
         self.announce = announce
         self.wake_fd = wake_fd
         self.supervisor = supervisor
+        self.forks = forks
         self.tail = Tail(os.fsencode(spec.env[name]) for name in spec.secret_names if name in spec.env)
         self.stage = ""
         self.start_error = b""
@@ -150,6 +166,16 @@ class _Held:
         os.close(fd)
 
     def _fork(self) -> None:
+        self.started_us = time.time_ns() // 1000
+        self.started_at = time.monotonic()
+        for fork in self.forks:
+            if self._fork_by(fork):
+                break
+        os.set_blocking(self.output_fd, False)
+        os.set_blocking(self.error_fd, False)
+
+    def _fork_by(self, fork: Fork) -> bool:
+        """Whether there is a child. It has pipes of its own: who comes to nothing may not wait at another's gate."""
         self.stage = "fork"
         self.output_fd, output_w = self._pipe()
         self.error_fd, error_w = self._pipe()
@@ -160,21 +186,15 @@ class _Held:
             pass  # over the user's pipe budget: a smaller pipe is only slower
         self._give_to_user(output_w)  # who opens /dev/stdout opens this pipe anew
         self.stage = "fork"
-        program = Program(self.spec)
-        self.started_us = time.time_ns() // 1000
-        self.started_at = time.monotonic()
-        # A signal between fork and exec is for this process: the child must not report it to our wakeup descriptor.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                become(self.spec, program, output_fd=output_w, error_fd=error_w, gate_fd=gate_r)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pid = fork(self.spec, output_w, error_w, gate_r)
         for fd in (output_w, error_w, gate_r):
             self._close(fd)
-        os.set_blocking(self.output_fd, False)
-        os.set_blocking(self.error_fd, False)
+        if pid is None:
+            for fd in (self.output_fd, self.error_fd, self.gate_fd):
+                self._close(fd)
+            return False
+        self.pid = pid
+        return True
 
     def _recognize(self) -> None:
         """Know the child by more than its pid, while it cannot be anybody else."""

@@ -34,8 +34,17 @@ _PROGRAM = (
     "process/become.py",
     "process/hold.py",
     "process/shim.py",
+    "process/forker.py",
 )
-_MAIN = b"from jetwatch.process.shim import main\n\nmain()\n"
+_MAIN = b"""import sys
+
+if sys.argv[1] == "--fork":
+    from jetwatch.process.forker import main
+else:
+    from jetwatch.process.shim import main
+
+main()
+"""
 _LOCK_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC  # flock asks for no more, and a disk may have become read-only
 _START_TIMEOUT_S = 30
 _LOCK_PAUSE_S = 0.01
@@ -48,7 +57,7 @@ def install(shim_root: Path) -> Path:
     A running agent's files may be replaced by an upgrade, or lie in an archive; a supervisor's must not.
     """
     sources = {name: packaged.read("jetwatch", name) for name in _PROGRAM}
-    digest = hashlib.sha256(b"\0".join(sources.values()) + sys.version.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(b"\0".join((*sources.values(), _MAIN)) + sys.version.encode()).hexdigest()[:16]
     target = shim_root / digest
     if target.is_dir():
         return target

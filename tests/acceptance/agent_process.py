@@ -417,7 +417,8 @@ def _words_of(pid: int, kind: str) -> list[bytes]:
 
 
 def _is_supervisor(pid: int, state: Path) -> bool:
-    return any(word.startswith(f"{state}/shim/".encode()) for word in _words_of(pid, "cmdline"))
+    words = _words_of(pid, "cmdline")
+    return b"--fork" not in words and any(word.startswith(f"{state}/shim/".encode()) for word in words)
 
 
 def _belongs_to(pid: int, state: Path) -> bool:

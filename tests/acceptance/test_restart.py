@@ -249,7 +249,7 @@ def fresh_supervisor(site: Site, agent: AgentProcess) -> tuple[int, Path]:
     while time.monotonic() < deadline:
         for pid in children(agent.pid):
             words = cmdline(pid)
-            if len(words) > 4 and words[3].startswith(f"{site.state}/shim/"):
+            if len(words) > 4 and words[3].startswith(f"{site.state}/shim/") and words[4] != "--fork":
                 os.kill(pid, signal.SIGSTOP)
                 directory = Path(words[4])
                 if not (directory / "started.json").exists() and not children(pid):

@@ -33,6 +33,7 @@ def bench() -> Iterator[Workbench]:
         Path(root).chmod(0o711)
         made = Workbench(Path(root), str(uuid.uuid4()))
         yield made
+        made.close()
         _leave_nobody(made)
 
 
@@ -57,16 +58,22 @@ def _leave_nobody(made: Workbench) -> None:
         pytest.fail(f"left running: {left}")
 
 
-@pytest.fixture(params=["check", "step"])
+@pytest.fixture(params=["check", "forked check", "step"])
 def run(request: pytest.FixtureRequest, bench: Workbench) -> Callable[..., Ended]:
-    """Runs a command to its end, in both ways in which the agent does."""
-    return bench.as_check if request.param == "check" else bench.as_step
+    """Runs a command to its end, in all ways in which the agent does."""
+    ways = {"check": bench.as_check, "forked check": bench.as_forked_check, "step": bench.as_step}
+    return ways[request.param]
 
 
-@pytest.fixture(params=["check", "step"])
+@pytest.fixture(params=["check", "forked check", "step"])
 def cancelled(request: pytest.FixtureRequest, bench: Workbench) -> Callable[..., Ended]:
-    """Runs a command and cancels it, in both ways in which the agent does."""
-    return bench.cancelled_check if request.param == "check" else bench.cancelled_step
+    """Runs a command and cancels it, in all ways in which the agent does."""
+    ways = {
+        "check": bench.cancelled_check,
+        "forked check": bench.cancelled_forked_check,
+        "step": bench.cancelled_step,
+    }
+    return ways[request.param]
 
 
 @pytest.fixture

@@ -154,6 +154,13 @@ def test_a_cancelled_check_leaves_nobody(bench: Workbench, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
+def test_a_cancelled_check_that_a_forker_made_leaves_nobody(bench: Workbench, kind: str) -> None:
+    """The same where the agent did not fork itself, and the forker lives on."""
+    result = _cancelled(bench, bench.cancelled_forked_check, kind)
+    assert (result.ending, result.signal) == (Ending.CANCELLED, "SIGKILL")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_a_cancelled_step_leaves_nobody(bench: Workbench, kind: str) -> None:
     """The same under a supervisor, from which not even a daemon without environment escapes."""
     result = _cancelled(bench, bench.cancelled_step, kind)
@@ -491,6 +498,7 @@ def test_the_protection_from_the_oom_killer_is_not_inherited(bench: Workbench) -
         pytest.skip("needs CAP_SYS_RESOURCE, which many containers do not have")
     try:
         assert bench.as_check("cat /proc/self/oom_score_adj").output == b"0\n"
+        assert bench.as_forked_check("cat /proc/self/oom_score_adj").output == b"0\n"
         assert bench.as_step("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj").output == b"0\n-500\n"
     finally:
         score.write_text(before)

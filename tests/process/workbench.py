@@ -27,6 +27,8 @@ from msgspec.structs import replace
 from waiting import until
 
 from jetwatch.process import launch, output, tree
+from jetwatch.process.become import fork_here
+from jetwatch.process.forks import Forks
 from jetwatch.process.hold import hold
 from jetwatch.records import CommandResult, CommandSpec, Evidence, ProcessId, Sight
 
@@ -152,6 +154,7 @@ class Workbench:
         self.register.touch()
         self.register.chmod(0o666)
         self._program: Path | None = None
+        self._forks: Forks | None = None
 
     def open_to_all(self) -> None:
         """Let an agent that is another user work here."""
@@ -166,6 +169,19 @@ class Workbench:
             (self.root / "shim").mkdir(mode=0o700)
             self._program = launch.install(self.root / "shim")
         return self._program
+
+    @property
+    def forks(self) -> Forks:
+        """With a forker, whom the next check is forked by."""
+        if self._forks is None:
+            self._forks = Forks(self.program, f"{MARK}={self.mark}", worth_forks=1, patience_s=60.0)
+            self._forks.ways()
+        return self._forks
+
+    def close(self) -> None:
+        """End what serves the tests."""
+        if self._forks is not None:
+            self._forks.close()
 
     def spec(self, command: str | Sequence[str], **changes: Any) -> CommandSpec:
         """A spec for `command` (text: for a shell), its environment as small as can be."""
@@ -198,7 +214,9 @@ class Workbench:
         path.mkdir(mode=0o700, parents=True)
         return path
 
-    def as_check(self, command: str | Sequence[str], *, cancel_fd: int | None = None, **changes: Any) -> Ended:
+    def as_check(
+        self, command: str | Sequence[str], *, cancel_fd: int | None = None, forks: Forks | None = None, **changes: Any
+    ) -> Ended:
         """Hold a command in this process to its end, as a worker of the agent does."""
         spec = self.spec(command, **changes)
         directory = self.directory(spec)
@@ -206,11 +224,19 @@ class Workbench:
         writer = output.Writer(str(directory), spec.keep_bytes)
         try:
             wake_fd = never if cancel_fd is None else cancel_fd
-            document, _ = hold(spec, writer, lambda _kind, _facts: None, wake_fd, supervisor=False)
+            ways = forks.ways() if forks is not None else (fork_here,)
+            document, _ = hold(spec, writer, lambda _kind, _facts: None, wake_fd, supervisor=False, forks=ways)
         finally:
             os.close(never)
             writer.close()
         return Ended(msgspec.convert(document, CommandResult), stream(directory))
+
+    def as_forked_check(self, command: str | Sequence[str], **changes: Any) -> Ended:
+        """The same in a child that a forker made, and not this process itself."""
+        forker = self.forks.pid
+        ended = self.as_check(command, forks=self.forks, **changes)
+        assert self.forks.pid == forker is not None, "the forker was to do it"
+        return ended
 
     def start(self, command: str | Sequence[str], **changes: Any) -> Step:
         """Start a command under a supervisor."""
@@ -240,6 +266,10 @@ class Workbench:
         finally:
             canceller.join()
             os.close(cancel_fd)
+
+    def cancelled_forked_check(self, command: str | Sequence[str], **changes: Any) -> Ended:
+        """The same in a child that a forker made."""
+        return self.cancelled_check(command, forks=self.forks, **changes)
 
     def cancelled_step(self, command: str | Sequence[str], *, when: Callable[[], object], **changes: Any) -> Ended:
         """The same under a supervisor."""
