@@ -64,10 +64,10 @@ def hold(
     command left running still holds the other end (None: nobody does, or `supervisor` is false).
 
     `announce(kind, facts)` is called with "started" before the command's first instruction (what it raises, the command
-    does not survive), and with "blocked" when KILL does not end it. `supervisor` says that this process is the
-    subreaper of the command and holds nothing else. A byte on `wake_fd` means: end it now. For a supervisor the bytes
-    are numbers of signals: USR1 means that, CHLD that somebody is to be waited for. `forks`: the ways to a child, tried
-    in their order.
+    does not survive; a supervisor hears who that is), and with "blocked" when KILL does not end it. `supervisor` says
+    that this process is the subreaper of the command and holds nothing else. A byte on `wake_fd` means: end it now. For
+    a supervisor the bytes are numbers of signals: USR1 means that, CHLD that somebody is to be waited for. `forks`: the
+    ways to a child, tried in their order.
     """
     return _Held(spec, writer, announce, wake_fd, supervisor=supervisor, forks=forks).run()
 
@@ -197,13 +197,26 @@ class _Held:
         return True
 
     def _recognize(self) -> None:
-        """Know the child by more than its pid, while it cannot be anybody else."""
+        """Know the child by more than its pid, while it cannot be anybody else.
+
+        A supervisor writes down who it is, and counts whom it left. For a check only the end of its tree asks.
+        """
         self.pidfd = os.pidfd_open(self.pid)
         self.open_fds.add(self.pidfd)
+        if self.supervisor:
+            self.family = self._find_family()
+            if self.family.leader is None:
+                raise ProcessLookupError(errno.ESRCH, "somebody else waited for the command")
+
+    def _find_family(self) -> tree.Family:
+        """To be asked before the child is waited for: then its number is given to others."""
         leader = tree.look_up(self.pid)
-        if leader is None:
-            raise ProcessLookupError(errno.ESRCH, "somebody else waited for the command")
-        self.leader = (leader.pid, leader.start_ticks)
+        return tree.Family(
+            root=os.getpid() if self.supervisor else None,
+            leader=(leader.pid, leader.start_ticks) if leader is not None else None,
+            mark=self.spec.mark,
+            cgroup=self.spec.cgroup,
+        )
 
     def _give_up(self) -> None:
         """The child finds the gate shut, and leaves."""
@@ -212,15 +225,8 @@ class _Held:
 
     def _release(self) -> None:
         """Write down who it is, then open the gate."""
-        cgroup = self.spec.cgroup
-        if cgroup is not None and not tree.join_cgroup(cgroup, self.pid):
-            cgroup = None  # descent, session and mark find the command as well
-        self.family = tree.Family(
-            root=os.getpid() if self.supervisor else None, leader=self.leader, mark=self.spec.mark, cgroup=cgroup
-        )
-        pid, start_ticks = self.leader
         try:
-            self.announce("started", {"pid": pid, "start_ticks": start_ticks, "cgroup": cgroup})
+            self.announce("started", self._join_and_tell() if self.supervisor else {})
         except BaseException:
             self._give_up()
             raise
@@ -230,11 +236,19 @@ class _Held:
             pass  # somebody killed it at the gate: its exit status says so
         self._close(self.gate_fd)
 
+    def _join_and_tell(self) -> dict[str, Any]:
+        """Put the child into its cgroup, and say who and where it is."""
+        cgroup = self.spec.cgroup
+        if cgroup is not None and not tree.join_cgroup(cgroup, self.pid):
+            self.family.cgroup = cgroup = None  # descent, session and mark find the command as well
+        pid, start_ticks = self.family.leader or (self.pid, 0)
+        return {"pid": pid, "start_ticks": start_ticks, "cgroup": cgroup}
+
     # -- wait
 
     def _wait(self) -> tuple[int, resource.struct_rusage]:
         poller = select.poll()
-        for fd in (self.output_fd, self.error_fd, self.pidfd, self.wake_fd):
+        for fd in (self.output_fd, self.pidfd, self.wake_fd):
             poller.register(fd, select.POLLIN)
         deadline = self.started_at + self.spec.timeout_s
         while True:
@@ -242,9 +256,6 @@ class _Held:
             ready = {fd for fd, _ in poller.poll(min(left_ms, _LONGEST_POLL_MS))}
             if self.output_fd in ready and not self._pump(_CHUNK_BYTES):
                 poller.unregister(self.output_fd)
-            if self.error_fd in ready:
-                self._read_error()
-                poller.unregister(self.error_fd)
             if self.pidfd in ready:
                 break
             if self.wake_fd in ready and self._is_cancel():
@@ -288,6 +299,8 @@ class _Held:
 
     def _drain(self) -> None:
         """What is in the pipe now, and no more: a daemon may hold its other end, and write to it, for years."""
+        if not self.pipe_is_open:
+            return
         left = self._waiting_bytes()
         while left > 0 and self.pipe_is_open:
             before = self.writer.total_bytes
@@ -308,6 +321,8 @@ class _Held:
 
     def _end_tree(self) -> None:
         """TERM, grace, KILL; returns when nobody is left, however long that takes."""
+        if not self.supervisor:
+            self.family = self._find_family()
         tree.terminate(self.family)
         grace_s = self.spec.grace_s
         if self.ending == "cancelled" and not self.supervisor:

@@ -13,6 +13,7 @@ import pwd
 import stat
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from grp import getgrgid, getgrnam
 from pathlib import Path
 
@@ -127,15 +128,20 @@ def _refuse_foreign_user(command: Command, account: pwd.struct_passwd) -> None:
 
 
 def _account(user: str | None) -> pwd.struct_passwd:
+    if user is None:
+        return _own_account(os.geteuid())
     try:
-        if user is None:
-            return pwd.getpwuid(os.geteuid())
         return pwd.getpwuid(int(user)) if _is_number(user) else pwd.getpwnam(user)
     except KeyError:
-        if user is None:
-            uid = os.geteuid()  # a container may run as a uid that has no name
-            return pwd.struct_passwd((str(uid), "", uid, os.getegid(), "", "/", _SHELL))
         raise CommandNotStarted("no_such_user", f"user {user}: no such user on this machine") from None
+
+
+@lru_cache(maxsize=1)  # who the agent is was settled when it started, as for any process
+def _own_account(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:  # a container may run as a uid that has no name
+        return pwd.struct_passwd((str(uid), "", uid, os.getegid(), "", "/", _SHELL))
 
 
 def _is_number(name: str) -> bool:

@@ -142,7 +142,7 @@ class EngineInTime:
         self.layout = StateDir.at(top / "state")
         statedir.prepare(self.layout, passable=False)
         self.journal = Journal.open(self.layout.journal)
-        real = Commands(
+        self._real = real = Commands(
             self.layout,
             launch.install(self.layout.shim),
             Place("none", None, True),
@@ -193,6 +193,7 @@ class EngineInTime:
         """Give back what a dead engine had open."""
         self._thread.join(WITHIN_S)
         assert not self._thread.is_alive(), "the engine is not dead"
+        self._real.close()
         self.runtime.close()
         self.journal.close()
 
@@ -203,6 +204,7 @@ class EngineInTime:
         if self._thread.is_alive():
             until(lambda: not self._thread.is_alive(), "the engine did not stop")
         self._thread.join()
+        self._real.close()
         self.runtime.close()
         self.journal.close()
         if self._failure is not None:

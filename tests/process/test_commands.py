@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,14 @@ class House:
 
 
 @pytest.fixture
-def house(bench: Workbench) -> House:
+def house(bench: Workbench) -> Iterator[House]:
     """An empty house in which some watch has a user of its own."""
     layout = StateDir.at(bench.root / "state")
     statedir.prepare(layout, passable=True)
     surroundings = Surroundings({"PATH": os.environ["PATH"]}, umask=0o022)
     commands = Commands(layout, bench.program, Place("none", None, detach=True), surroundings, bench.mark)
-    return House(layout, commands, bench)
+    yield House(layout, commands, bench)
+    commands.close()
 
 
 # -- starts
