@@ -43,8 +43,9 @@ class Looks:
     @cached_property
     def _sources(self) -> KeptSources:
         """Made by the first look that needs it."""
+        from jetwatch.content import kept
 
-        return KeptSources()
+        return kept.KeptSources()
 
     def look(
         self, settings: WatchSettings, known: Look | None, cancel_fd: int, on_blocked: Callable[[int, str], None]
