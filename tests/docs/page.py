@@ -31,8 +31,8 @@ from pathlib import Path
 import waiting
 
 BIN = Path(sys.executable).parent
-WITHIN_S = 100
-UNTIL_S = 60
+WITHIN_S = 240
+UNTIL_S = 120
 BLOCK = re.compile(
     r"^<!-- stage:(?P<stage>.*?)-->$"
     r"|(?:^<!-- (?P<remark>[^\n]*) -->\n+)?^```(?P<kind>\w*)(?P<more>[^\n]*)\n(?P<text>.*?)^```$",
@@ -46,7 +46,7 @@ MASKS = (
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z|(\d\d:\d\d:\d\d, )?(in )?\b\d+(\.\d+)? (s|min|h|d)\b( ago)?", "TIME"),
     (r"\d[\d.:,]*", "N"),
     (r"(?<![\w.}])~?/[\w./-]+", "PATH"),
-    (r"\bby \w+", "by WHOM"),
+    (r"\bby \S+", "by WHOM"),
     (r"\s+", " "),
 )
 """What is another one on each machine and in each run, and what stands for it. Terminals break lines and say times in

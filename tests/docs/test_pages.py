@@ -230,6 +230,7 @@ def test_every_block_runs_or_says_why_not(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [path for path in RUN if any(block.runs for block in Page(path).blocks)], ids=named)
 def test_the_commands_of_a_page_run_in_their_order(path: Path, tmp_path: Path, request: Request) -> None:
     """Each succeeds, and what the page shows of their output comes out."""
