@@ -245,7 +245,7 @@ WATCH_KEYS = (
     *commands.SHARED_KEYS,
     Key(
         "output",
-        Size(4096, sys.maxsize),
+        Size(0, sys.maxsize),
         "Bytes kept of each command's output: head and tail, the middle counted.",
         into="keep_bytes",
         record=Command,
