@@ -49,7 +49,11 @@ types: dev ## mypy, strict
 	$(BIN)/mypy
 
 bench: dev ## what the agent costs, beside other programs (15 minutes, root; peers go into .bench)
-	@for each in idle checks start output watches history; do $(BIN)/python bench/$$each.py --json .bench/$$each.json || exit; done
+	@test -e .bench/jetwatch/bin/jetp || { $(PYTHON) -m venv .bench/jetwatch && \
+	  .bench/jetwatch/bin/python -m pip install --quiet --disable-pip-version-check --editable . ; }
+	@for each in idle checks start output watches history; do \
+	  .bench/jetwatch/bin/python bench/$$each.py --json .bench/$$each.json || exit; done
+	$(BIN)/python bench/draw.py .bench docs/explanation
 
 audit: dev ## known weaknesses and licences of what is locked in requirements/
 	@$(PIP) 'pip-audit>=2.7' || echo "pip-audit could not be installed" >&2

@@ -23,6 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 JETP = Path(sys.executable).with_name("jetp")
+"""Of the environment that runs this. `make bench` makes one with what a user installs: what development needs is slower
+to start (msgspec imports `typing_extensions` where it happens to be)."""
 # An installed program is compiled; a process that may not keep bytecode compiles at every start.
 ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

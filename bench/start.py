@@ -1,7 +1,8 @@
 """Targets P3 and P4: how long it takes from nothing to the check, and from a due check to the play.
 
-P3: from the start of `jetp watch --once --no-splay`, in a new state directory, to the first instruction of the check,
-beside `ansible-pull --version`, which only starts. The check prints the time; its own start is in the figure.
+P3: from the start of `jetp watch --once --no-splay`, in a new state directory, with the keys of a first watch.yml, to
+the first instruction of the check, beside `ansible-pull --version`, which only starts. Wall time has the start of the
+check's shell in it, and whatever else the machine does; CPU time is that of all threads until then.
 
 P4: from the last instruction of a check that says due to the first of the play, with /usr/bin/true as download: two
 supervisors are started and a dozen changes made durable. Once on a file system in memory, where a sync costs nothing,
@@ -16,27 +17,65 @@ import subprocess
 import time
 from pathlib import Path
 
-from ground import ENVIRON, JETP, NOW, Row, interleaved, options, spread, tell, watch_argv, workplace, write_config
+from ground import (
+    ENVIRON,
+    JETP,
+    NOW,
+    Row,
+    children_cpu_s,
+    interleaved,
+    options,
+    spread,
+    tell,
+    watch_argv,
+    workplace,
+    write_config,
+)
 from peers import Peers
 
 MEMORY = "/dev/shm"  # noqa: S108 - a directory of its own is made there
+FIRST_KEYS = {
+    "download_command": "/usr/bin/true {{ download_path }}",
+    "jet_command": "/usr/bin/true {{ download_path }}/pb.yml",
+    "on_ok": "/usr/bin/true {{ play_uuid }}",
+    "on_fail": "/usr/bin/true {{ play_uuid }}",
+}
 
 
-def wall_ms(argv: list[str | Path]) -> float:
+class Spent:
+    """CPU time, in milliseconds, beside the wall times of the same rounds; the first round warms up."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, list[float]] = {}
+
+    def add(self, name: str, ms: float) -> None:
+        """One more round."""
+        self._ms.setdefault(name, []).append(ms)
+
+    def of(self, name: str) -> list[float]:
+        """All but the first."""
+        return self._ms.get(name, [])[1:]
+
+
+def wall_ms(argv: list[str | Path], name: str, spent: Spent) -> float:
     """Milliseconds from the start of a program to its end."""
-    started = time.monotonic()
+    before, started = children_cpu_s(), time.monotonic()
     subprocess.run(argv, env=ENVIRON, check=True, stdout=subprocess.DEVNULL)
-    return (time.monotonic() - started) * 1000
+    taken = time.monotonic() - started
+    spent.add(name, (children_cpu_s() - before) * 1000)
+    return taken * 1000
 
 
-def to_the_check(parent: str | None) -> float:
-    """P3, in milliseconds."""
+def to_the_check(parent: str | None, name: str, spent: Spent) -> float:
+    """P3, in milliseconds. The lock of the state directory holds the agent's pid."""
     with workplace(parent) as work:
-        stamp = work / "check"
-        watch = {"check_command": {"shell": f"{NOW} > {stamp}; exit 1"}, "jet_command": "/usr/bin/true"}
-        argv = watch_argv(write_config(work / "watch.yml", watch), work / "state", "--once", "--no-splay")
+        stamp, cpu, state = work / "check", work / "cpu", work / "state"
+        check = f"{NOW} > {stamp}; read pid start < {state}/lock; cat /proc/$pid/task/*/schedstat > {cpu}; exit 1"
+        watch = {"check_command": {"shell": check}, **FIRST_KEYS}
+        argv = watch_argv(write_config(work / "watch.yml", watch), state, "--once", "--no-splay")
         started_ns = time.time_ns()
         subprocess.run(argv, env=ENVIRON, check=True, stdout=subprocess.DEVNULL)
+        spent.add(name, sum(int(line.split()[0]) for line in cpu.read_text().splitlines()) / 1e6)
         return (int(stamp.read_text()) - started_ns) / 1e6
 
 
@@ -72,22 +111,29 @@ def main() -> None:
     peers = Peers()
     pull = peers.of_pypi("ansible-core", "ansible-pull")
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    spent = Spent()
+    disk, ram, other = "P3 start to check", "P3 start to check, in memory", "ansible-pull --version"
     programs = {
-        "P3 start to check": lambda: to_the_check(None),
-        "P3 start to check, in memory": lambda: to_the_check(memory),
+        disk: lambda: to_the_check(None, disk, spent),
+        ram: lambda: to_the_check(memory, ram, spent),
         "P4 due to play, in memory": lambda: to_the_play(memory),
         "P4 due to play": lambda: to_the_play(None),
         "one sync of 4 KiB": sync_ms,
-        "jetp version": lambda: wall_ms([JETP, "version"]),
+        "jetp version": lambda: wall_ms([JETP, "version"], "jetp version", spent),
     }
     if pull is not None:
-        programs["ansible-pull --version"] = lambda: wall_ms([pull, "--version"])
+        programs[other] = lambda: wall_ms([pull, "--version"], other, spent)
     values = interleaved(chosen.rounds, programs)
-    rows: list[Row] = [{"what": name, "wall_ms": spread(each, 1)} for name, each in values.items()]
+    rows: list[Row] = []
+    for name, each in values.items():
+        cpu = spent.of(name)
+        rows.append({"what": name, "wall_ms": spread(each, 1), "cpu_ms": spread(cpu, 1) if cpu else ""})
     remarks = peers.remarks()
     if pull is not None:
-        ratio = statistics.median(values["P3 start to check"]) / statistics.median(values["ansible-pull --version"])
-        remarks.append(f"From start to check is {ratio:.2f} times `ansible-pull --version`.")
+        for name in (disk, ram):
+            wall = statistics.median(values[name]) / statistics.median(values[other])
+            cpu_ratio = statistics.median(spent.of(name)) / statistics.median(spent.of(other))
+            remarks.append(f"{name}: {wall:.2f} times `{other}` in wall time, {cpu_ratio:.2f} times in CPU time.")
     tell("P3 and P4 from start to check, from check to play", rows, remarks, chosen.json)
 
 

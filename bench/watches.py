@@ -3,7 +3,7 @@
 `kb_per_watch` is private memory beyond that of an agent with one watch, while all wait for a check that is far away.
 `own_cpu_ms` and `cpu_ms` are what one check costs the agent, and the agent and its command together, with each watch
 checked once in ten seconds; where checks come so often that it has a forker, that one is counted with it. `late_ms` is
-how far a check began behind its grid: the median, and that which one of a hundred is beyond.
+how far a check began behind its grid: the median, and `late_p99_ms` that which one of a hundred is beyond.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def working(watches: int, seconds: int) -> Row:
             "checks": len(lines),
             "own_cpu_ms": round(own_ms, 2),
             "cpu_ms": round(own_ms + (children_then - children) * 1000 / len(lines), 2),
-            "late_ms": f"{statistics.median(late):.0f}, {late[len(late) * 99 // 100]:.0f}",
+            "late_ms": round(statistics.median(late), 1),
+            "late_p99_ms": round(late[len(late) * 99 // 100], 1),
             "threads_at_work": threads,
             "forker_mb": round(forker_kb / 1024, 1) if forker_kb else "",
         }
