@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,10 @@ class Machine:
         file = Path(f"/proc/{self._leader}/root{path}")
         return file.read_text() if file.exists() else ""
 
+    def cut_power(self) -> None:
+        """End it as a machine ends whose plug is pulled: every process at once."""
+        os.kill(self._leader, signal.SIGKILL)
+
     def property(self, name: str, unit: str = "jetwatch") -> str:
         """What systemd says about a unit."""
         return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
@@ -94,18 +99,30 @@ def bare_machine(base: Path) -> Iterator[Path]:
 @contextmanager
 def booted(base: Path, packages: Path) -> Iterator[Machine]:
     """A machine with `packages` at /packages. Everything is ended and unmounted afterwards."""
-    with root_without_jetwatch(base) as root, (base / "console").open("wb") as console:
-        words = ["systemd-nspawn", "-D", str(root), "-M", f"jetwatch-{os.getpid()}", "--register=no", "--keep-unit"]
-        words += ["--private-network", "--console=pipe", f"--bind-ro={packages}:/packages", "-q", "-b"]
-        spawned = subprocess.Popen(
-            [*words, "systemd.unit=basic.target"], stdin=subprocess.DEVNULL, stdout=console, stderr=console
-        )
-        try:
-            machine = Machine(root, until(lambda: _leader_of(spawned.pid), 30))
-            until(lambda: "running" in machine.run("systemctl", "is-system-running", ok=False), 60, pause_s=0.1)
-            yield machine
-        finally:
-            end(spawned)
+    options = ("--private-network", f"--bind-ro={packages}:/packages")
+    with root_without_jetwatch(base) as root, powered(root, "one", base / "console", *options) as machine:
+        yield machine
+
+
+@contextmanager
+def powered(root: Path, name: str, console: Path, *options: str, unit: str = "basic.target") -> Iterator[Machine]:
+    """A machine on this root until the end, or until its power is cut. `options` are nspawn's."""
+    words = ["systemd-nspawn", "-D", str(root), "-M", f"jetwatch-{os.getpid()}-{name}", "--register=no", "--keep-unit"]
+    words += ["--console=pipe", *options, "-q", "-b", f"systemd.unit={unit}"]
+    with console.open("ab") as stream:
+        spawned = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+    try:
+        machine = Machine(root, until(lambda: _leader_of(spawned.pid), 30))
+        until(lambda: _is_up(machine), 60, pause_s=0.1)
+        yield machine
+    finally:
+        end(spawned)
+
+
+def _is_up(machine: Machine) -> bool:
+    said = machine.run("systemctl", "is-system-running", ok=False)
+    assert "degraded" not in said, machine.run("journalctl", "--no-pager", "-b", "-p", "notice", "-o", "cat", ok=False)
+    return "running" in said
 
 
 def end(spawned: subprocess.Popen[bytes]) -> None:
