@@ -1,4 +1,4 @@
-"""README, tutorial and how-tos do what they say: every block of commands runs, every watch.yml is a valid one.
+"""The pages do what they say: every block of commands runs, and every watch.yml is a valid one.
 
 `page.py` says how a page is marked. What it has to find elsewhere here than it says stands below, page by page.
 """
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = [
     ROOT / "README.md",
     *sorted(path for part in ("", "tutorial", "how-to") for path in (ROOT / "docs" / part).glob("*.md")),
+    ROOT / "docs/explanation/fleet-load.md",
 ]
 SHOWN = sorted({*RUN, *ROOT.glob("docs/reference/*.md"), *ROOT.glob("docs/explanation/*.md"), *ROOT.glob("*.md")})
 Request = pytest.FixtureRequest
