@@ -98,7 +98,7 @@ def _section(command: Command) -> str:
         parts.append(f"```text\n{text}\n```\n" if paragraph.as_it_stands else f"{_prose(text)}\n")
     if command.options:
         rows = [f"| `{_cell(names)}` | {_cell(said)} |" for names, said in command.options]
-        parts.append("\n".join(["| option | |", "| --- | --- |", *rows]) + "\n")
+        parts.append("\n".join(["| option | does |", "| --- | --- |", *rows]) + "\n")
     return "\n".join(parts)
 
 
