@@ -16,6 +16,7 @@ import click
 
 from jetwatch.cli.durations import duration
 from jetwatch.cli.opening import (
+    is_running,
     known_watches,
     present,
     reading,
@@ -238,9 +239,13 @@ def _cancel_here(layout: StateDir, run_id: str, by: str) -> list[str]:
 
 
 def _door(layout: StateDir) -> Path:
-    """Where the newest agent of this state directory listens, or would."""
+    """Where the newest agent of this state directory listens, or would. Raises NoAgent for one that never listens."""
     if not layout.journal.exists():
         return layout.socket
     with reading(layout) as journal:
         agent = journal.agent()
+    if agent is not None and agent.socket is None and is_running(layout, agent):
+        raise NoAgent(
+            f"the agent (process {agent.pid}) takes no calls: `control: false`; USR1 has it check every watch"
+        )
     return Path(agent.socket) if agent is not None and agent.socket is not None else layout.socket

@@ -513,7 +513,7 @@ def test_a_verb_beside_an_agent_without_a_socket_leaves_with_75(site: Site, word
         agent.wait_for("agent_started")
     done = site.jetp(*words, code=75)
     assert str(agent.pid) in done.stderr
-    site.jetp("trigger", code=69)
+    assert f"process {agent.pid}) takes no calls" in site.jetp("trigger", code=69).stderr
 
 
 def test_cancel_names_what_it_wants(site: Site) -> None:
