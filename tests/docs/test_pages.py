@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -64,14 +65,18 @@ def first_agent(directory: Path, _: Request) -> Iterator[Here]:
     """The server of the page on ports that are free, and the console's log in a pipe."""
     weed, *options = seaweedfs_argv(program("weed"), directory, ports := free_ports(10))
     own = [option for option in options[1:] if not option.startswith(("-dir", "-ip", "-s3.config"))]
-    yield Here(
-        {
-            "weed mini": " ".join([weed, "mini", *own]),
-            "127.0.0.1:8333": f"127.0.0.1:{ports[0]}",
-            "/tmp/greeting.txt": f"{directory}/greeting.txt",
-            "jetp watch": "jetp watch --log-format console",
-        }
-    )
+    try:
+        yield Here(
+            {
+                "weed mini": " ".join([weed, "mini", *own]),
+                "127.0.0.1:8333": f"127.0.0.1:{ports[0]}",
+                "/tmp/greeting.txt": f"{directory}/greeting.txt",
+                "jetp watch": "jetp watch --log-format console",
+            }
+        )
+    finally:
+        for left in (path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")):
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -230,12 +235,19 @@ def test_every_block_runs_or_says_why_not(path: Path) -> None:
     assert page.problems() == []
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory with a short name, because servers hold sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="jw-page-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [path for path in RUN if any(block.runs for block in Page(path).blocks)], ids=named)
-def test_the_commands_of_a_page_run_in_their_order(path: Path, tmp_path: Path, request: Request) -> None:
+def test_the_commands_of_a_page_run_in_their_order(path: Path, temporary: Path, request: Request) -> None:
     """Each succeeds, and what the page shows of their output comes out."""
-    directory = tmp_path / "page"
+    directory = temporary / "page"
     with HERE.get(named(path), machine)(directory, request) as here:
         Page(path).run(directory, here.replaced, here.environ)
 
