@@ -50,3 +50,11 @@ def test_a_unit_that_spares_plays_tells_the_agent_so() -> None:
         lines = unit.read_text().splitlines()
         assert "KillMode=process" in lines, unit
         assert "Environment=JETWATCH_KILL_MODE=process" in lines, unit
+
+
+def test_the_service_of_openrc_is_a_script_that_a_shell_can_read() -> None:
+    """And it says what was tried of it, and what not."""
+    script = ROOT / "packaging" / "openrc" / "jetwatch.initd"
+    done = subprocess.run(["/bin/sh", "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# Not tried: " in script.read_text()
