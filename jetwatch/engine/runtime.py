@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
 from jetwatch.engine.patience import Journal, PatientJournal
 from jetwatch.engine.variables import Host
+from jetwatch.engine.workers import Workers
 from jetwatch.errors import CommandNotStarted, JournalStalled
 from jetwatch.events import Change, Event, Told
 from jetwatch.records import (
@@ -164,6 +164,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self._starts: deque[int] = deque()
         self._unstarted: list[tuple[Callable[[], None], str]] = []
+        self._threads = Workers()
         self.workers = 0
 
     # -- from any thread
@@ -241,7 +242,7 @@ class Runtime:
 
     def _start(self, work: Callable[[], None], name: str) -> None:
         try:
-            threading.Thread(target=work, name=name, daemon=True).start()
+            self._threads.start(work, name)
         except RuntimeError:  # the machine has no room for one more thread: a play's fork bomb must not end the agent
             self._unstarted.append((work, name))
 
