@@ -67,6 +67,7 @@ class SystemClock:
         self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._random = random.SystemRandom()
         self._timer = _timerfd(time.CLOCK_BOOTTIME)
+        self._armed_us: int | None = None
         self._step = _timerfd(time.CLOCK_REALTIME)
         self._watch_wall_clock()
 
@@ -99,12 +100,16 @@ class SystemClock:
 
     def arm(self, boot_us: int | None) -> None:
         """Let `timer_fd` become readable at this boot time; None: never."""
+        if boot_us == self._armed_us:
+            return
         # A value of zero would disarm the timer, so an instant that has passed is asked for as the first microsecond.
         _settime(self._timer, _TFD_TIMER_ABSTIME, 0 if boot_us is None else max(1, boot_us))
+        self._armed_us = boot_us
 
     def timer_seen(self) -> None:
         """Take note that the timer fired."""
         _drain(self._timer)
+        self._armed_us = None
 
     def step_seen(self) -> None:
         """Take note that the wall clock was set, and wait for the next time."""

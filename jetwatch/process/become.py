@@ -42,7 +42,8 @@ class Program:
     def __init__(self, spec: CommandSpec) -> None:
         self.paths = [os.fsencode(path) for path in _candidates(spec)]
         self.argv = [os.fsencode(word) for word in spec.argv]
-        self.env = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
+        words = os.fsencode("\0".join(word for pair in spec.env.items() for word in pair)).split(b"\0")
+        self.env = dict(zip(words[::2], words[1::2], strict=False))
         self.cwd = os.fsencode(spec.cwd)
         self.cwd_is_given = spec.cwd_is_given
         self.umask = spec.umask

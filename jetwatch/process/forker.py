@@ -64,9 +64,9 @@ def main() -> None:
             return
         fds = _FDS.unpack(ancillary[0][2])
         answer = _fork(asked, _Program(marshal.loads(fields)), fds)  # noqa: S302 - from the agent, and from nobody else
+        asked.send(b"%d" % answer)
         for fd in fds:
             os.close(fd)
-        asked.send(b"%d" % answer)
 
 
 def _fork(asked: socket.socket, program: Any, fds: tuple[int, ...]) -> int:

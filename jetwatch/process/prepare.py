@@ -249,9 +249,15 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
 
 
 def _refuse_impossible(env: Mapping[str, str]) -> None:
-    for name, value in env.items():
-        if "\0" in value or "\0" in name or "=" in name or not name or not _is_encodable(name + value):
-            raise CommandNotStarted("bad_env", f"environment variable {name!r}: a name or value the kernel refuses")
+    if _is_encodable("".join(env)) and _is_encodable("".join(env.values())) and not any(map(_is_odd, env.items())):
+        return
+    name = next(name for name, value in env.items() if _is_odd((name, value)) or not _is_encodable(name + value))
+    raise CommandNotStarted("bad_env", f"environment variable {name!r}: a name or value the kernel refuses")
+
+
+def _is_odd(pair: tuple[str, str]) -> bool:
+    name, value = pair
+    return "\0" in value or "\0" in name or "=" in name or not name
 
 
 def _is_encodable(text: str) -> bool:
