@@ -115,6 +115,7 @@ class House:
             "detach": False,
             "cgroup": "",
             "watches": watches,
+            "socket": str(self.layout.socket),
         }
         return AgentState(**(facts | more))  # type: ignore[arg-type]
 
@@ -718,7 +719,7 @@ def as_nobody(words: list[str]) -> tuple[int, str]:
     pid = os.fork()
     if pid == 0:
         os.dup2(write_fd, 2)
-        sys.stderr = os.fdopen(2, "w")
+        sys.stderr = os.fdopen(2, "w", closefd=False)  # it is replaced, and must not take the descriptor along
         sys.argv = ["jetp", *words]
         os.setgroups([])
         os.setgid(65534)
