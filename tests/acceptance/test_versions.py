@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from jetwatch.journal import journal
 
 journal.SCHEMA = int(sys.argv[3])
-journal.resources = SimpleNamespace(files=lambda _: Path(sys.argv[1]))
+journal.packaged = SimpleNamespace(read=lambda _, name: (Path(sys.argv[1]) / name).read_bytes())
 journal.Journal.open(Path(sys.argv[2])).close()
 """
 TO_COME = """\
