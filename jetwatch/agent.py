@@ -37,6 +37,7 @@ from jetwatch.errors import (
     ConfigError,
     JetwatchError,
     JournalStalled,
+    NoRoom,
     Problem,
     StateDirError,
     StateDirFailing,
@@ -238,8 +239,12 @@ class _Agent:
         self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
         found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
-        self._engine_thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
-        self._engine_thread.start()
+        thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise NoRoom("the machine has no room for one more thread: look at pids.max and ulimit -u") from error
+        self._engine_thread = thread
         if self._voice.meter is not None:
             self._voice.meter.start()
         if self._voice.sender is not None:

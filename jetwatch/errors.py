@@ -8,6 +8,7 @@
     ├── JournalError               78  the journal cannot be used (never repaired, never rewritten)
     │   ├── JournalNewer           78  written by a newer version
     │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
+    ├── NoRoom                     75  the machine has no room for one more thread
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
@@ -126,6 +127,12 @@ class JournalStalled(JournalError):
             f"{path}: the journal cannot be used now ({reason}): {detail}. Nothing that was recorded is lost; "
             "look at the disk: free space and inodes, read-only, errors in the kernel's log"
         )
+
+
+class NoRoom(JetwatchError):
+    """The machine, or the control group, has no room for one more thread."""
+
+    exit_code = 75
 
 
 class NotPermitted(JetwatchError):

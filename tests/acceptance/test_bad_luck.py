@@ -338,6 +338,15 @@ def pids(site: Site) -> Iterator[Path]:
     group.rmdir()
 
 
+def test_an_agent_that_finds_no_room_for_its_threads_says_so(site: Site, pids: Path) -> None:
+    """It is no defect of ours, and may pass: 75."""
+    (pids / "pids.max").write_text("1")
+    enter = f'echo $$ > {pids}/cgroup.procs && exec "$@"'
+    agent = site.start({"check_command": "true", "jet_command": "true"}, before=["sh", "-c", enter, "sh"])
+    assert agent.wait() == 75
+    assert "no room for one more thread" in agent.errors
+
+
 def test_an_agent_outlives_a_machine_without_room_for_a_thread(site: Site, pids: Path) -> None:
     """For a while nothing can be started, nor read again; the agent lives, and goes on when there is room again."""
     enter = f'echo $$ > {pids}/cgroup.procs && exec "$@"'
