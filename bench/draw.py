@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 STYLE = {
     "svg.hashsalt": "jetwatch",
@@ -47,7 +47,7 @@ def column(table: list[dict[str, float | str]], name: str) -> list[float]:
 
 def draw(path: Path, along: str, places: list[float], panels: list[Panel]) -> None:
     """All panels side by side, over the same places."""
-    figure, charts = pyplot.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.1), layout="constrained")
+    figure, charts = pyplot.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.6), layout="constrained")
     for chart, panel in zip(charts, panels, strict=True):
         for (name, values), colour in zip(panel.series.items(), COLOURS, strict=False):
             chart.plot(places, values, marker="o", markersize=4, color=colour, label=name)
@@ -56,14 +56,16 @@ def draw(path: Path, along: str, places: list[float], panels: list[Panel]) -> No
         chart.set_xscale("log")
         chart.set_yscale("log")
         everything = [each for values in panel.series.values() for each in values]
-        chart.set_ylim(min(everything) / 3, max(*everything, panel.limit or 0.0) * 3)
+        bottom, top = min(everything) / 3, max(*everything, panel.limit or 0.0) * 3
+        chart.set_ylim(bottom, top)
+        chart.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 100 * bottom else (1,)))
         for axis in (chart.xaxis, chart.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         chart.set_xlabel(along)
         chart.set_title(panel.title, fontsize=9)
         if len(panel.series) > 1 or panel.limit is not None:
-            chart.legend(frameon=False, fontsize=8)
+            chart.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
