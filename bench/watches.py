@@ -49,7 +49,7 @@ def waiting_kb(watches: int) -> tuple[int, int]:
         with process(argv, work / "log") as agent:
             if not until(lambda: "agent_started" in (work / "log").read_text(), 60):
                 raise SystemExit((work / "log").read_text())
-            time.sleep(2)
+            time.sleep(4)  # what a worker lingers, and more
             return private_kb(agent.pid), status_of(agent.pid, "Threads")
 
 
