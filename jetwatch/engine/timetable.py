@@ -32,8 +32,10 @@ class Timetable(Struct, frozen=True):
         if state.fires_by != _fires_by(settings):
             # Firings before a schedule was first seen are nobody's, and are not made up.
             state = replace(state, fires_by=_fires_by(settings), last_fire_us=now.wall_us)
-        if self.once and (settings.schedule is not None or settings.phase is Phase.STABLE):
+        if self.once and settings.schedule is not None:
             return self.soon(settings, state)
+        if self.once and settings.phase is Phase.STABLE:
+            return replace(state, next_check=Deadline.after(now, 0), planned_by=PlannedBy.GRID)
         planned = schedule.first_check(
             settings,
             now,
