@@ -63,20 +63,22 @@ def main() -> None:
         if not fields:
             return
         fds = _FDS.unpack(ancillary[0][2])
-        answer = _fork(asked, _Program(marshal.loads(fields)), fds)  # noqa: S302 - from the agent, and from nobody else
-        asked.send(b"%d" % answer)
+        pid = _fork(asked, _Program(marshal.loads(fields)), fds)  # noqa: S302 - from the agent, and from nobody else
+        asked.send(b"%d" % pid)
         for fd in fds:
             os.close(fd)
 
 
 def _fork(asked: socket.socket, program: Any, fds: tuple[int, ...]) -> int:
-    """The pid of a child that becomes the program; a negative error number where there can be none."""
+    """The pid of a child that becomes the program. Raises OSError where there can be none."""
     output_fd, error_fd, gate_fd = fds
     pid = int(_libc.syscall(CLONE, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0))
     if pid == 0:
         asked.close()
         become(program, output_fd=output_fd, error_fd=error_fd, gate_fd=gate_fd, is_plain=True)
-    return pid if pid > 0 else -ctypes.get_errno()
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    return pid
 
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # it keeps the interpreter's lock: the child could not take it back

@@ -8,7 +8,6 @@ child that a lost forker made finds its gate shut.
 from __future__ import annotations
 
 import marshal
-import os
 import socket
 import subprocess
 import sys
@@ -53,7 +52,8 @@ class Forks:
         self._recent: deque[float] = deque(maxlen=worth_forks)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._is_closed = False
+        self._has_served = False
+        self._is_over = False
 
     @property
     def pid(self) -> int | None:
@@ -72,14 +72,14 @@ class Forks:
     def close(self) -> None:
         """End the forker. What it forked is not touched by that."""
         with self._lock:
-            self._is_closed = True
+            self._is_over = True
             self._end()
 
     def _is_worth_it(self) -> bool:
         now_s = self._now_s()
         self._recent.append(now_s)
         is_often = len(self._recent) == self._recent.maxlen and now_s - self._recent[0] <= WORTH_WITHIN_S
-        return is_often and CLONE is not None and not self._is_closed
+        return is_often and CLONE is not None and not self._is_over
 
     def _begin(self) -> None:
         self._recent.clear()  # should there be none, or it be lost, it is tried again when it has been worth it again
@@ -107,23 +107,20 @@ class Forks:
         if len(program) > LONGEST_BYTES:
             return None
         with self._lock:
-            answer = self._answer(program, [output_fd, error_fd, gate_fd])
-        if answer is None:
-            return None
-        if answer < 0:
-            raise OSError(-answer, os.strerror(-answer))
-        return answer
+            return self._answer(program, [output_fd, error_fd, gate_fd])
 
     def _answer(self, program: bytes, fds: list[int]) -> int | None:
-        """A forker that says nothing, or is gone, is ended."""
+        """The pid. A forker that says nothing, or is gone, is ended; one that never said anything has no successor."""
         if self._socket is None:
             return None
         with suppress(OSError):
             socket.send_fds(self._socket, [program], fds)
             answer = self._socket.recv(32)
             if answer:
+                self._has_served = True
                 return int(answer)
         self._end()
+        self._is_over = not self._has_served
         return None
 
     def _end(self) -> None:
@@ -131,8 +128,7 @@ class Forks:
             self._socket.close()
         if self._process is not None:
             self._process.kill()
-            with suppress(
-                subprocess.TimeoutExpired
-            ):  # it hangs in the kernel: whoever starts a process next waits for it
+            # One that hangs in the kernel is waited for by whoever starts a process next.
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_PATIENCE_S)
         self._socket = self._process = None

@@ -25,14 +25,14 @@ from jetwatch.process import forker
 forker.socket.socket.send = lambda *_: os._exit(1)
 forker.main()
 """
-# Is told by the kernel that there is no room for one more process.
+# Is told by the kernel that there is no such thing.
 _IS_REFUSED = """
 import ctypes, errno, sys
 sys.path.insert(0, {program!r})
 from jetwatch.process import forker
 class Refusing:
     def syscall(*_):
-        ctypes.set_errno(errno.EAGAIN)
+        ctypes.set_errno(errno.EINVAL)
         return -1
 forker._libc = Refusing()
 forker.main()
@@ -195,12 +195,9 @@ def test_bytes_that_are_no_utf8_pass_through_it(bench: Workbench) -> None:
     assert ended.output == b"\xff\xfe\xff\xfe"
 
 
-def test_no_process_to_be_had_is_said(bench: Workbench, tmp_path: Path) -> None:
-    """What the forker is refused is told as if the agent had asked; the forker stays."""
+def test_where_the_kernel_refuses_it_the_agent_forks_itself(bench: Workbench, tmp_path: Path) -> None:
+    """A sandbox that knows no such call costs no check; no other forker is tried there."""
     forks = _with_forker(bench, tmp_path, _IS_REFUSED)
-    refused = forks.pid
-    result = bench.as_check("true", forks=forks).result
-    assert (result.ending, result.reason) == (Ending.NOT_STARTED, "not_startable")
-    assert result.detail == "/bin/sh: no process for it: Resource temporarily unavailable"
-    assert forks.pid == refused
-    forks.close()
+    for code in range(5):
+        assert bench.as_check(f"exit {code}", forks=forks).result.exit_code == code
+        assert forks.pid is None
