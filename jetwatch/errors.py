@@ -157,6 +157,10 @@ class WordError(JetwatchError):
     """A command template cannot become argv: bad quoting, an unknown name, a forbidden value."""
 
 
+NOT_NOW = frozenset({"no_supervisor", "no_room"})
+"""Codes of CommandNotStarted that say nothing of the command: the machine has no room, for now."""
+
+
 class CommandNotStarted(JetwatchError):
     """A command could not be started. `code` is stable (`no_such_user`, `no_such_file`, …)."""
 

@@ -10,8 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from jetwatch.engine.incident import Turn
-from jetwatch.engine.schedule import HOOK_GIVE_UP_S, HOOK_MAX_WAITING, hook_retry_s
+from jetwatch.engine.schedule import HOOK_GIVE_UP_S, HOOK_MAX_WAITING, HOOK_NO_ROOM_S, hook_retry_s
 from jetwatch.engine.verbs import rfc3339
+from jetwatch.errors import NOT_NOW
 from jetwatch.events import Event, HookAbandoned, HookRetry
 from jetwatch.records import (
     CommandResult,
@@ -70,6 +71,8 @@ def after_try(
     if reason is not None:
         return give_up(entry, reason)
     wait_s = hook_retry_s(entry.deliveries)
+    if result is not None and result.reason in NOT_NOW:
+        wait_s = min(wait_s, HOOK_NO_ROOM_S)  # nobody was called in vain, and the runs behind it keep their directories
     at = Deadline.after(now, round(wait_s * 1_000_000))
     event = HookRetry(
         watch=entry.watch,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jetwatch.engine.runtime import Runtime
-from jetwatch.errors import DISK_FAILS, CommandNotStarted
+from jetwatch.errors import DISK_FAILS, NOT_NOW, CommandNotStarted
 from jetwatch.records import Command, Evidence, ProcessId, Sight
 
 _RELOOK_US = 20_000  # a supervisor that has not yet said who it is does so within a few milliseconds
@@ -19,7 +19,6 @@ _SLACK_S = 30.0
 _BLOCKED_AFTER_S = 7.0  # a holder says "blocked" 5 s after its KILL
 _BURY_PATIENCE_S = 5.0
 _LONGEST_PAUSE_US = 30_000_000
-_NOT_NOW = ("no_supervisor", "no_room")
 
 
 class Supervision:
@@ -68,7 +67,7 @@ class Supervision:
         self.busy = False
         self.wake_us = None
         if isinstance(result, CommandNotStarted):
-            if result.code in _NOT_NOW:
+            if result.code in NOT_NOW:
                 self._pause(result)
             self.refusal = result
         else:
@@ -86,7 +85,7 @@ class Supervision:
     @property
     def refused_for_good(self) -> CommandNotStarted | None:
         """Why the command can never be started as it is; None when it can, or when nobody knows yet."""
-        return self.refusal if self.refusal is not None and self.refusal.code not in _NOT_NOW else None
+        return self.refusal if self.refusal is not None and self.refusal.code not in NOT_NOW else None
 
     def wait(self, directory: Path, step_id: str, evidence: Evidence, command: Command) -> None:
         """See to it that the end of a living command is noticed, and that it has one."""

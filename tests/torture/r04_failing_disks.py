@@ -47,7 +47,7 @@ def _fill(dose: Dose, count: int, take: Callable[[Filling], None], *, inodes: in
     with Ground() as ground, small_disk(ground.root / "disk", size="64m", inodes=inodes) as disk:
         try:
             ground.state = disk / "state"
-            ground.configure_watches(disk_reserve=NO_RESERVE, retain={"runs": 20})
+            ground.configure_watches(disk_reserve=NO_RESERVE, retain={"runs": 5})
             agent = ground.launch()
             _next_end_s(ground)
             filling = Filling(disk)

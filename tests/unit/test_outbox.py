@@ -110,6 +110,16 @@ def test_the_pause_between_tries_doubles_up_to_an_hour() -> None:
     assert pauses == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
 
 
+@pytest.mark.parametrize("reason", ["no_room", "no_supervisor"])
+def test_a_hook_that_found_no_room_is_tried_again_within_half_a_minute(reason: str) -> None:
+    """Nobody was called in vain; and as long as it is owed, its run and those behind it take up room."""
+    entry, pauses = owed(), []
+    for _ in range(4):
+        entry, _ = after_try(entry, result(Ending.NOT_STARTED, reason=reason), NOW, waiting=1)
+        pauses.append(wait_s(entry.not_before, NOW))
+    assert pauses == [10, 20, 30, 30]
+
+
 @pytest.mark.parametrize(
     ("now", "gives_up"),
     [
