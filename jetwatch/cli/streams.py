@@ -22,9 +22,12 @@ _NOT_NOW = 75
 class OutputError(JetwatchError):
     """Standard output cannot be written. `is_gone`: because nobody reads it any more, which needs no sentence."""
 
+    exit_code = _NOT_NOW
+
     def __init__(self, error: OSError) -> None:
         self.is_gone = error.errno == errno.EPIPE
-        self.exit_code = _READER_GONE if self.is_gone else _NOT_NOW
+        if self.is_gone:
+            self.exit_code = _READER_GONE
         super().__init__(f"standard output cannot be written: {error.strerror}. What was asked for is not all there")
 
 
