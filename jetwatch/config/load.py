@@ -24,7 +24,7 @@ from jetwatch.config.commands import DOWNLOAD, Draft, Shared, alarm, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
 from jetwatch.config.model import Retry, Settings, Timeouts, WatchSettings, Window
-from jetwatch.config.nodes import Mapping, Node, Notes
+from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
 from jetwatch.errors import ConfigError, Problem
 from jetwatch.records import Command, is_text
@@ -190,13 +190,21 @@ def _named(watches: Mapping, defaults: Mapping, notes: Notes) -> list[tuple[str,
             notes.problem(
                 place, f"{nodes.quoted(name)} is no name of a watch: small letters, digits, `_` and `-`, at most 64"
             )
-        if not isinstance(node, Mapping):
+        keys = _keys_of(node)
+        if keys is None:
             notes.expected(node, "a mapping of keys")
             continue
-        if "name" in node.entries:
-            notes.problem(node.entries["name"], f"the name stands above already: `{nodes.quoted(name, '')}`")
-        named.append((name, place, _over(_rest(node, frozenset({"name"})), defaults)))
+        if "name" in keys.entries:
+            notes.problem(keys.entries["name"], f"the name stands above already: `{nodes.quoted(name, '')}`")
+        named.append((name, place, _over(_rest(keys, frozenset({"name"})), defaults)))
     return named
+
+
+def _keys_of(node: Node) -> Mapping | None:
+    """The keys of one watch. Where nothing stands, all that it is stands under `defaults:`."""
+    if isinstance(node, Scalar) and node.is_null:
+        return Mapping(node.file, node.line, node.path, node.size, {})
+    return node if isinstance(node, Mapping) else None
 
 
 def _over(watch: Mapping, defaults: Mapping) -> Mapping:

@@ -228,6 +228,8 @@ class Engine:
         return self.once and not self._dirty and all(self._is_done_once(lane) for lane in self._lanes.values())
 
     def _is_stopped(self, lane: Lane) -> bool:
+        if lane.walk is not None and lane.walk.supervision.is_deferred:
+            return True  # nothing runs, and nobody knows when the machine will have room: the next agent goes on
         if lane.walk is not None or lane.delivery.in_flight:
             return False
         head = lane.delivery.head

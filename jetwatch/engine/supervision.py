@@ -58,6 +58,11 @@ class Supervision:
         """Whether a start that failed for want of room or processes may be tried again."""
         return not self.busy and (self.wake_us is None or self.wake_us <= self._runtime.clock.now().boot_us)
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether nothing runs, because the last start came to nothing and the next one waits."""
+        return self._failures > 0 and not self.busy and not self._is_launched
+
     def launch(self, begin: Callable[[], ProcessId | None]) -> None:
         """Start a command in a worker. A refusal for good is in `refusal`; one for now is tried again later."""
         self.busy = True

@@ -204,7 +204,7 @@ def test_a_disk_that_fails_while_an_agent_starts_is_named(site: Site, error: str
     ("fault", "reason", "detail"),
     [
         ("rename:error=EROFS", "supervisor_died", "before it could write a word"),
-        ("mkdir:error=ENOSPC:when=1", "no_room", "No space left on device"),
+        ("mkdir:error=ENOSPC", "no_room", "No space left on device"),
     ],
 )
 def test_commands_that_cannot_begin_are_not_started_in_a_hot_loop(
@@ -231,6 +231,23 @@ def test_commands_that_cannot_begin_are_not_started_in_a_hot_loop(
         ("play", 3, 4.0),
     ]
     assert all(detail in line["detail"] for line in deferred)
+
+
+@needs_strace
+def test_an_agent_that_waits_for_room_ends_when_it_is_told_to(site: Site) -> None:
+    """Also one that works once, which waits for its run otherwise: nothing runs, and the next agent goes on."""
+    config = {"check_command": "true", "jet_command": "true"}
+    site.once({**config, "check_command": "false"})
+    fail = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdir", "-e", "inject=mkdir:error=ENOSPC"]
+    agent = site.start(config, "--once", "--no-splay", before=fail)
+    agent.wait_for("step_deferred", nth=2)
+    (pid,) = (line["pid"] for line in agent.told("agent_started"))
+    os.kill(pid, signal.SIGTERM)
+    assert agent.wait() == 143
+    (run,) = site.runs()
+    assert run["outcome"] is None
+    site.once(config)
+    assert {run["outcome"] for run in site.runs()} == {"ok"}
 
 
 @needs_strace

@@ -576,7 +576,7 @@ def test_a_file_whose_name_is_no_watch_name_asks_for_one(write: Write) -> None:
         (b"defaults: {splay: 1}\n", "there are none"),
         (b"watches: {}\n", "expected a mapping"),
         (b"watches: [a]\n", "expected a mapping"),
-        (b"watches: {a: }\n", "expected a mapping"),
+        (b"watches: {a: 1}\n", "expected a mapping"),
         (b"watches: {a: {name: b, jet_command: x, check_command: y}}\n", "above already"),
     ],
     ids=lambda value: str(value[:20]),
@@ -647,6 +647,14 @@ def test_what_works_but_is_hardly_meant_is_a_warning(write: Write, lines: str, s
     assert settings.watches
     assert [warning.line for warning in warnings] == [3]
     assert says in warnings[0].message
+
+
+def test_a_watch_may_be_a_name_alone(write: Write) -> None:
+    """All that it is stands under `defaults:`; where that is not enough, it is said what is missing."""
+    defaults = "defaults: {check_command: a, jet_command: b}\n"
+    assert list(settings_of(write(f"{defaults}watches:\n  one:\n  two: null\n")).watches) == ["one", "two"]
+    assert "`check_command` is missing" in the_problem(write("watches:\n  one:\n    jet_command: b\n")).message
+    assert {problem.path for problem in problems_of(write("watches:\n  one:\n"))} == {"watches.one"}
 
 
 def test_a_time_zone_for_all_watches_is_no_warning(write: Write) -> None:
