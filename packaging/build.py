@@ -135,22 +135,14 @@ def build_zipapp(site: Path) -> None:
 
 
 def lay_out(site: Path, tree: Path) -> None:
-    """What the packages put on a machine, but for the files of /etc, which nfpm marks as configuration."""
+    """What the packages put on a machine, but for links and the files of /etc, which stand in nfpm.yaml."""
     home = tree / HOME
     shutil.copytree(site, home / "site")
-    for python in PYTHONS:
-        library = home / "lib" / f"python{python}"
-        library.mkdir(parents=True)
-        (library / "site-packages").symlink_to("../../site")
     (home / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     (home / "bin").mkdir()
-    (home / "bin" / "python").symlink_to("../../../bin/python3")
     program = home / "bin" / "jetp"
     program.write_text(f"#!/{HOME}/bin/python -I\nfrom jetwatch.cli.main import main\n\nmain()\n")
     program.chmod(0o755)
-    (tree / "usr/bin").mkdir(parents=True)
-    for name in ("jetp", "jetwatch"):
-        (tree / "usr/bin" / name).symlink_to("../lib/jetwatch/bin/jetp")
     shutil.copytree(ROOT / "packaging" / "systemd", tree / "usr/lib/systemd/system")
     documents = tree / "usr/share/doc/jetwatch"
     documents.mkdir(parents=True)
@@ -165,9 +157,8 @@ def lay_out(site: Path, tree: Path) -> None:
     lay_out_help(tree)
     built_s = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in [tree, *tree.rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path == program else 0o644)
-        os.utime(path, (built_s, built_s), follow_symlinks=False)
+        path.chmod(0o755 if path.is_dir() or path == program else 0o644)
+        os.utime(path, (built_s, built_s))
 
 
 def debian_changelog() -> str:
@@ -193,7 +184,6 @@ def lay_out_help(tree: Path) -> None:
     for page in sorted(pages.iterdir()):
         _compress(page.with_name(f"{page.name}.gz"), page.read_text())
         page.unlink()
-    (pages / "jetwatch.1.gz").symlink_to("jetp.1.gz")
     for shell, place in COMPLETIONS.items():
         file = tree / "usr/share" / place
         file.parent.mkdir(parents=True)
