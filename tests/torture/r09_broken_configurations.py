@@ -25,7 +25,7 @@ from jetwatch.config.load import load
 from jetwatch.errors import ConfigError
 
 LONGEST_CPU_S = 10.0
-MOST_MEMORY_KIB = 256 * 1024
+MOST_GROWTH_KIB = 192 * 1024  # beyond what this process, which may have run other tests, has ever held before
 ONE_IN = 30
 """How many of them go to the agent: it answers a HUP in milliseconds, but its story is to be read to the end."""
 
@@ -36,13 +36,14 @@ def torture(dose: Dose) -> str:
     """`count` broken files; the cuts at each byte of the good one are among them where there is room."""
     with Ground() as ground:
         path = ground.root / "broken.yml"
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         sample, longest_s, harmless = _refused_by_loader(dose, path)
-        memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        assert memory_kib <= MOST_MEMORY_KIB, f"{memory_kib} KiB of memory"
+        growth_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+        assert growth_kib <= MOST_GROWTH_KIB, f"{growth_kib} KiB more memory"
         reloads = _refused_by_agent(dose, ground, sample)
     return (
         f"{dose.count} broken configurations refused with file and line, {longest_s:.2f} s at most, "
-        f"{memory_kib // 1024} MiB ({harmless} changes did no harm); {reloads} of them on reload: "
+        f"{growth_kib // 1024} MiB more ({harmless} changes did no harm); {reloads} of them on reload: "
         "the configuration in force stayed what it was"
     )
 

@@ -57,6 +57,7 @@ CALLS = {
     "pidfd_send_signal": 424,
     "clone3": 435,
 }
+PAGE_BYTES = 4096
 NAMES = {number: name for name, number in CALLS.items()}
 BY_DESCRIPTOR = ("write", "pwrite64", "writev", "flock", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown")
 BY_PATH = {
@@ -203,10 +204,13 @@ def subject_of(task: int, call: str, arguments: list[int]) -> str:
 
 
 def text_at(task: int, address: int) -> str:
-    """The path that a pointer of another process points at."""
+    """The path that a pointer of another process points at. A read goes no further than its page: the last, perhaps."""
+    text = b""
     with Path(f"/proc/{task}/mem").open("rb", buffering=0) as memory:
         memory.seek(address)
-        return memory.read(4096 - address % 4096).split(b"\0")[0].decode("utf-8", "replace")
+        while b"\0" not in text:
+            text += memory.read(PAGE_BYTES - (address + len(text)) % PAGE_BYTES)
+    return text.split(b"\0")[0].decode("utf-8", "replace")
 
 
 def main() -> None:
