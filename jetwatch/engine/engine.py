@@ -292,6 +292,10 @@ class Engine:
             self.failed_runs += 1
         self._sweep(run.watch)
 
+    def settled(self, watch: str) -> None:
+        """Hooks of a run were delivered, and what stood for them only may go: the next ones may need the room."""
+        self._sweep(watch)
+
     def answered(self, result: CheckResult) -> None:
         """A check was answered, or a due answer could not start its run."""
         if result in (CheckResult.ERROR, CheckResult.LATER):

@@ -78,6 +78,9 @@ class House(Protocol):
     def ended(self, run: Run) -> None:
         """A run was closed."""
 
+    def settled(self, watch: str) -> None:
+        """A closed run owes no hook any more."""
+
     def answered(self, result: CheckResult) -> None:
         """A check was answered, or a due answer could not start its run."""
 
@@ -117,7 +120,7 @@ class Lane:
             runtime,
             owed,
             on_change=self._changed,
-            on_settled=self._settled,
+            on_settled=self._delivered,
             on_abandoned=self._abandoned,
         )
 
@@ -510,6 +513,11 @@ class Lane:
             self._runtime.commands.forget_secrets(self._runless)
         elif self.run is None or self.run.id != run_id:
             self._runtime.commands.forget_secrets(run_id)
+
+    def _delivered(self, run_id: str | None) -> None:
+        self._settled(run_id)
+        if run_id is not None:
+            self._house.settled(self.name)
 
     @property
     def _runless(self) -> str:

@@ -448,3 +448,25 @@ def test_a_hold_that_is_over_does_not_keep_the_engine_awake(make: Make, clock: M
         assert len(turns) < 10
         gate.touch()
         engine.wait_for(1, "run_finished", watch="blue", outcome="ok")
+
+
+def test_what_stood_for_its_hooks_goes_when_they_are_delivered(make: Make, clock: MovedClock, tmp_path: Path) -> None:
+    """Not only at the end of the next run: there may be none before there is room again."""
+    answer = tmp_path / "answer"
+    answer.write_text("exit 0")
+    check = script(tmp_path / "check", f". {answer}")
+    config = (
+        f"check_command: {check}\njet_command: 'true'\ncheck_interval: 100\nretain: {{runs: 1}}\n"
+        f"on_done: test -e {tmp_path}/up\n"
+    )
+    with make(config) as engine:
+        for number in range(1, 4):
+            engine.wait_for(number, "run_finished")
+            engine.wait_for(1, "hook_retry", delivery=number)
+            answer.write_text("exit 0" if number < 3 else "exit 1")
+            clock.pass_s(100)
+        assert len(list(engine.layout.runs.iterdir())) == 3
+        (tmp_path / "up").touch()
+        clock.pass_s(HOUR_S)
+        until(lambda: len(list(engine.layout.runs.iterdir())) == 1, "the directories of old runs stay")
+        engine.wait_for(3, "run_finished")
