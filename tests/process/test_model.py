@@ -86,7 +86,7 @@ class Cycle:
             self._open_or_wait()
         elif self.now_s >= self.next_check_s:
             self.next_check_s += self.interval_s
-            if self.next_check_s - self.interval_s < self.now_s - 1:  # late: counted from when it really began
+            if self.next_check_s - self.interval_s <= self.now_s - 1:  # late: counted from when it really began
                 self.next_check_s = self.now_s + self.interval_s
             self._check()
         else:
