@@ -7,7 +7,9 @@ call of agent or supervisor (write, sync, rename, …) that fails as strace is t
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import time
@@ -102,7 +104,8 @@ def _fail(dose: Dose, count: int) -> str:
             agent = ground.launch("--once", before=before)
             if not _ends_or_says_why(ground, agent):
                 still_trying += 1  # each thread that it starts meets the fault anew: this disk never gets better
-                agent.terminate()
+                # Not the tracer, which lets no signal end it.
+                os.kill(ground.told("agent_started")[-1]["pid"], signal.SIGTERM)
             try:
                 codes[agent.wait(timeout=PATIENCE_S)] += 1
             except subprocess.TimeoutExpired:
