@@ -292,9 +292,9 @@ class Workbench:
         return [(int(pid), int(ticks)) for pid, ticks in lines]
 
     def survivors(self) -> list[int]:
-        """Who of the register is alive. Who is on its way out does nothing any more; that may take it a moment."""
+        """Who of the register is alive."""
         found = ((pid, ticks, tree.look_up(pid)) for pid, ticks in self.registered())
-        return [pid for pid, ticks, now in found if now and now.start_ticks == ticks and not now.is_ending]
+        return [pid for pid, ticks, now in found if now and now.start_ticks == ticks and not now.is_dead]
 
     def left_behind(self) -> list[int]:
         """Every living process of this test: marked, registered, or a supervisor below its directory."""

@@ -26,7 +26,6 @@ from row import Dose, NotHere, Row
 CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate", "rename", "unlink", "mkdir")
 ERRORS = ("EIO", "ENOSPC", "EROFS")
 NO_RESERVE = {"bytes": 0, "inodes": 0}
-FEW_INODES = {"bytes": 0, "inodes": 200}
 PATIENCE_S = 120.0
 LAST_CALL = 40
 
@@ -38,20 +37,19 @@ def torture(dose: Dose) -> str:
     if shutil.which("strace") is None:
         raise NotHere("strace is not installed")
     third = dose.count // 3
-    full = _fill(dose, third, Filling.fill, NO_RESERVE, inodes=20_000)
-    # Runs keep their directories until their hooks are delivered, which takes inodes, too: those of the reserve.
-    bare = _fill(dose, third, Filling.take_inodes, FEW_INODES, inodes=3_000)
+    full = _fill(dose, third, Filling.fill, inodes=20_000)
+    bare = _fill(dose, third, Filling.take_inodes, inodes=3_000)
     failing = _fail(dose, dose.count - 2 * third)
     return f"full disk: {full}; no inodes: {bare}; calls that fail: {failing}; no record lost, no effect twice"
 
 
-def _fill(dose: Dose, count: int, take: Callable[[Filling], None], reserve: dict[str, int], *, inodes: int) -> str:
+def _fill(dose: Dose, count: int, take: Callable[[Filling], None], *, inodes: int) -> str:
     """One agent at work; again and again somebody takes all there is, all the time, and then gives it back."""
     recovered_s = []
     with Ground() as ground, small_disk(ground.root / "disk", size="64m", inodes=inodes) as disk:
         try:
             ground.state = disk / "state"
-            ground.configure_watches(disk_reserve=reserve, retain={"runs": 5})
+            ground.configure_watches(disk_reserve=NO_RESERVE, retain={"runs": 20})
             agent = ground.launch()
             _next_end_s(ground)
             filling = Filling(disk)
