@@ -157,7 +157,7 @@ class _Agent:
         self._voice.sender = self._make_sender()
         self._voice.meter = self._make_meter()
         self._name = tree.name_of(os.getpid())
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.PollSelector()  # it takes any standard output; epoll refuses files and /dev/null
         self._done_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
         self._engine_thread: threading.Thread | None = None

@@ -65,7 +65,8 @@ class Teller:
     @property
     def backlog_fd(self) -> int | None:
         """The descriptor to wait on until it can be written (then `flush`), None when no line waits."""
-        return self._outlet.fd if self._outlet.has_backlog else None
+        with self._lock:  # a line that is being written does not wait, and a file cannot be waited on
+            return self._outlet.fd if self._outlet.has_backlog else None
 
     def set_level(self, level: str) -> None:
         """Tell events from this level on: debug, info, warning, error."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ from typing import Any
 
 import pytest
 from servers import START_TRIES, NotReadyError, free_ports, program, running
+
+KAFKA_CLUSTER = Path(__file__).with_name("kafka_cluster.py")
 
 
 @dataclass(frozen=True)
@@ -182,19 +187,23 @@ def on_rabbitmq(broker: Broker) -> Iterator[Any]:
 
 
 class KafkaCluster:
-    """librdkafka's mock brokers: they live in this process, and listen on real ports."""
+    """librdkafka's mock brokers, which listen on real ports."""
 
-    def __init__(self) -> None:
-        import confluent_kafka
-
-        self._producer = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
-        found = list(self._producer.list_topics(timeout=30).brokers.values())
-        self.servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.servers = self._answer()
 
     def publish(self, topic: str, partition: int, text: str) -> None:
         """Append one message, and wait until it is there."""
-        self._producer.produce(topic, text.encode(), partition=partition)
-        assert self._producer.flush(30) == 0
+        assert self._process.stdin is not None
+        print(json.dumps([topic, partition, text]), file=self._process.stdin, flush=True)
+        assert self._answer() == "0"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the mock brokers have ended"
+        return line.rstrip("\n")
 
 
 def module(name: str) -> Any:
@@ -229,7 +238,12 @@ def rabbitmq_server() -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-def kafka_cluster() -> KafkaCluster:
+def kafka_cluster() -> Iterator[KafkaCluster]:
     """A mock cluster for the session; tests keep apart by topic."""
     module("confluent_kafka")
-    return KafkaCluster()
+    words = [sys.executable, str(KAFKA_CLUSTER)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield KafkaCluster(process)
+        finally:
+            process.kill()

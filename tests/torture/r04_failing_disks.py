@@ -60,7 +60,8 @@ def _fill(dose: Dose, count: int, take: Callable[[Filling], None], *, inodes: in
                 recovered_s.append(_next_end_s(ground))
                 assert agent.poll() is None, f"the agent ended: {ground.errors.read_text()}"
             agent.terminate()
-            assert agent.wait(timeout=60) == 0
+            code = agent.wait(timeout=60)
+            assert code == 0, f"the agent left with {code}: {ground.errors.read_text()}"
             ground.settle()
             outcomes = judge(ground)
             said = Counter(line["event"] for line in ground.told("disk_low", "journal_stalled"))

@@ -79,7 +79,8 @@ def torture(dose: Dose) -> str:
         assert not bad, f"runs of `true` ended {bad}"
         left = _left_on_disk(ground)
         agent.terminate()
-        assert agent.wait(timeout=120) == 0
+        code = agent.wait(timeout=120)
+        assert code == 0, f"the agent left with {code}: {ground.errors.read_text()}"
     growth = after.rss_bytes - before.rss_bytes
     _judge(before, after, left, wal_bytes)
     return (

@@ -10,7 +10,7 @@ from rows import rows
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
 def test_the_promise_holds(row: Row) -> None:
     """The same code as `make torture`; JETWATCH_TEST_SEED repeats what failed."""

@@ -11,6 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,17 @@ def test_a_reader_that_stops_holds_nobody_up() -> None:
     assert found == sorted(found)
     assert found[-1] == 9999
     assert len(found) - 1 + teller.dropped == 3000
+
+
+def test_a_line_that_another_thread_is_writing_is_none_that_waits(tmp_path: Path) -> None:
+    """Whoever asks meanwhile is told so only of lines that were not taken; a file takes every line at once."""
+    with (tmp_path / "log").open("wb") as log:
+        teller = Teller(log.fileno(), "json", "debug", host="h", version="1")
+        telling = threading.Thread(target=many, args=(teller, 20_000, 10))
+        telling.start()
+        seen = {teller.backlog_fd for _ in iter(telling.is_alive, False)}
+        telling.join()
+    assert seen == {None}
 
 
 def test_the_stream_keeps_its_flags() -> None:
