@@ -154,9 +154,11 @@ def _read_several(top: Mapping, notes: Notes) -> list[tuple[str, Node, Mapping]]
     if watches is None:
         notes.problem(top, "`defaults:` apply to the `watches:` of the same file, and there are none")
         return []
-    if not isinstance(watches, Mapping) or not watches.entries:
+    if not isinstance(watches, Mapping):
         notes.expected(watches, "a mapping of names to watches")
         return []
+    if not watches.entries:
+        notes.problem(watches, "no watch is named here; expected a mapping of names to watches")
     return list(_named(watches, defaults, notes))
 
 

@@ -574,7 +574,7 @@ def test_a_file_whose_name_is_no_watch_name_asks_for_one(write: Write) -> None:
         (b"[" * 5000, "deep"),
         (b"a" * (1024 * 1024 + 1), "larger than"),
         (b"defaults: {splay: 1}\n", "there are none"),
-        (b"watches: {}\n", "expected a mapping"),
+        (b"watches: {}\n", "no watch is named here"),
         (b"watches: [a]\n", "expected a mapping"),
         (b"watches: {a: 1}\n", "expected a mapping"),
         (b"watches: {a: {name: b, jet_command: x, check_command: y}}\n", "above already"),
