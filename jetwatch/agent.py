@@ -14,31 +14,28 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from jetwatch import __version__, statedir
+from jetwatch.answering import Answering
 from jetwatch.clock import SystemClock
 from jetwatch.config.load import load
 from jetwatch.config.model import Settings, StopMode
-from jetwatch.control.protocol import Request, Response, Verb
-from jetwatch.control.server import Reply, Server
+from jetwatch.control.server import Server
 from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.errors import (
     DISK_FAILS,
-    ConfigError,
     JetwatchError,
     JournalStalled,
     NoRoom,
-    Problem,
     StateDirError,
     StateDirFailing,
 )
@@ -51,6 +48,7 @@ from jetwatch.process.commands import Commands
 from jetwatch.process.place import Place, find_place
 from jetwatch.process.prepare import Surroundings
 from jetwatch.records import AgentState, Stamp
+from jetwatch.reloading import Reloading
 from jetwatch.signals import Signals
 from jetwatch.statedir import StateDir
 from jetwatch.telling import Voice
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _ENGINE_PATIENCE_S = 2.0
 _SENDING_PATIENCE_S = 30.0  # with --once the next agent may come in a day
-_AGENT_WIDE = tuple(name for name in Settings.__struct_fields__ if name not in ("watches", "digest"))
 
 
 class Options(Struct, frozen=True):
@@ -154,6 +151,9 @@ class _Agent:
             self._state,
             Timetable(clock, Identity(state_id, _machine_id()), once=options.once, no_splay=options.no_splay),
         )
+        self._reloading = Reloading(
+            options.config_path, settings, self._engine, post=self._runtime.post, notifier=self._notifier
+        )
         self._voice.sender = self._make_sender()
         self._voice.meter = self._make_meter()
         self._name = tree.name_of(os.getpid())
@@ -164,8 +164,6 @@ class _Agent:
         self._server: Server | None = None
         self._signalled: int | None = None
         self._interrupted = False
-        self._loading = False
-        self._load_again = False
 
     def _make_meter(self) -> Meter | None:
         if self._settings.metrics is None:
@@ -221,7 +219,7 @@ class _Agent:
     def _start(self, signals: Signals) -> None:
         # First what may fail: an agent that cannot start is not told to have started.
         if self._state.socket is not None:
-            self._server = Server(Path(self._state.socket), self._submit)
+            self._server = Server(Path(self._state.socket), Answering(self._engine, self._runtime).submit)
             self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
         for told in self._journal.events_after(self._voice.told_seq):
             self._voice.tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
@@ -314,7 +312,7 @@ class _Agent:
                 self._stop(signal.Signals(number))
             elif number == signal.SIGHUP:
                 self._voice.reopen()
-                self._reload()
+                self._reloading.begin()
             elif number == signal.SIGUSR1:
                 self._runtime.post(self._engine.check_all)
 
@@ -333,103 +331,6 @@ class _Agent:
         if number == signal.SIGINT or self._options.once:
             return StopMode.WAIT
         return self._settings.stop or (StopMode.DETACH if self._place.detach else StopMode.WAIT)
-
-    # -- reload
-
-    def _reload(self) -> None:
-        """Read the configuration again, in a thread: the file may lie where reading it takes long."""
-        if self._loading:
-            self._load_again = True
-            return
-        self._loading = True
-        self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-        def read() -> None:
-            try:
-                settings, _ = load(self._options.config_path)
-                apply = self._adopt(settings)
-            except ConfigError as error:
-                apply = self._refuse(error)
-            except Exception as error:  # noqa: BLE001 - the thread's one catch-all: told, and the agent works on
-                apply = self._refuse(self._unreadable(f"could not be read: {type(error).__name__}: {error}"))
-            self._runtime.post(apply)
-
-        try:
-            threading.Thread(target=read, name="reload", daemon=True).start()
-        except RuntimeError:
-            no_room = "the machine has no room for one more thread to read it; send HUP again"
-            self._runtime.post(self._refuse(self._unreadable(no_room)))
-
-    def _unreadable(self, sentence: str) -> ConfigError:
-        return ConfigError([Problem(str(self._options.config_path), 1, "", sentence)])
-
-    def _adopt(self, settings: Settings) -> Callable[[], None]:
-        changed = [name for name in _AGENT_WIDE if getattr(settings, name) != getattr(self._settings, name)]
-        if changed:
-            file = str(self._options.config_path)
-            sentence = "an agent-wide key changes with a restart only; nothing was changed"
-            return self._refuse(ConfigError([Problem(file, 1, name, sentence) for name in changed]))
-
-        def adopt() -> None:
-            self._settings = replace(self._settings, watches=settings.watches, digest=settings.digest)
-            self._engine.reload(settings)
-            self._reloaded()
-
-        return adopt
-
-    def _refuse(self, error: ConfigError) -> Callable[[], None]:
-        def refuse() -> None:
-            self._engine.reject(tuple(str(problem) for problem in error.problems))
-            self._reloaded()
-
-        return refuse
-
-    def _reloaded(self) -> None:
-        self._notifier.send("READY=1")
-        self._loading = False
-        if self._load_again:
-            self._load_again = False
-            self._reload()
-
-    # -- verbs
-
-    def _submit(self, request: Request, reply: Reply) -> None:
-        """Called in the main thread; the engine's thread does it and answers."""
-        stalled = self._runtime.journal.stalled
-        if stalled is not None:
-            reply(Response.refusal(stalled.exit_code, str(stalled)))
-            return
-
-        def do() -> None:
-            try:
-                self._do(request, reply)
-            except JetwatchError as error:
-                reply(Response.refusal(error.exit_code, str(error)))
-
-        self._runtime.post(do)
-
-    def _do(self, request: Request, reply: Reply) -> None:
-        engine, by = self._engine, request.by
-        if request.verb is Verb.TRIGGER and request.wait:
-            waiting = Collected(len(engine.watch_names()) if request.watch is None else 1, reply)
-            engine.trigger(request.watch, force=request.force, by=by, report=waiting.add)
-            return
-        match request.verb:
-            case Verb.PING:
-                lines = [f"pid {os.getpid()}"]
-            case Verb.TRIGGER:
-                lines, accepted = engine.trigger(request.watch, force=request.force, by=by, report=None)
-                reply(Response(ok=accepted, exit_code=0 if accepted else 1, lines=lines))
-                return
-            case Verb.CANCEL:
-                lines = engine.cancel(request.run, by=by)
-            case Verb.CLEAR:
-                lines = engine.clear(request.watch, by=by)
-            case Verb.SUSPEND:
-                lines = engine.suspend(request.watch, by=by, reason=request.reason or "", for_s=request.for_s)
-            case Verb.RESUME:
-                lines = engine.resume(request.watch, by=by)
-        reply(Response(ok=True, lines=lines))
 
     # -- the end
 
@@ -471,23 +372,6 @@ class _Agent:
         if self._engine.failed_runs:
             return 1
         return 75 if self._engine.uncertain_checks else 0
-
-
-class Collected:
-    """The reports of a trigger that somebody waits for: one answer when all watches have reported."""
-
-    def __init__(self, expected: int, reply: Reply) -> None:
-        self._expected = expected
-        self._reply = reply
-        self._lines: list[str] = []
-        self._well = True
-
-    def add(self, sentence: str, well: bool) -> None:
-        """One watch is done."""
-        self._lines.append(sentence)
-        self._well = self._well and well
-        if len(self._lines) == self._expected:
-            self._reply(Response(ok=self._well, exit_code=0 if self._well else 1, lines=self._lines))
 
 
 def _call_myself(name: str) -> None:
