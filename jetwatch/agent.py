@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from jetwatch import __version__, statedir
+from jetwatch import __version__, descriptors, statedir
 from jetwatch.answering import Answering
 from jetwatch.clock import SystemClock
 from jetwatch.config.load import load
@@ -33,6 +33,7 @@ from jetwatch.engine.timetable import Identity, Timetable
 from jetwatch.engine.variables import Host
 from jetwatch.errors import (
     DISK_FAILS,
+    NO_FILE_LEFT,
     JetwatchError,
     JournalStalled,
     NoRoom,
@@ -84,7 +85,10 @@ def run(
 ) -> int:
     """Run the agent until it is stopped. Returns the exit code; raises JetwatchError before anything was started."""
     options = Options(config_path.absolute(), state_dir, once, no_splay, log_format, log_level)
-    umask = os.umask(0o077)  # everything of ours is private; commands get this one back
+    # Everything of ours is private, and checks in flight take descriptors: commands get back what stood before.
+    surroundings = Surroundings(
+        dict(os.environ), umask=os.umask(0o077), cwd=_working_directory(), open_files=descriptors.raise_limit()
+    )
     settings, warnings = load(options.config_path)
     for warning in warnings:
         print(f"jetp: warning: {warning}", file=sys.stderr)  # noqa: T201 - said before there is a log
@@ -94,7 +98,7 @@ def run(
         own = tree.look_up(os.getpid())
         # Never given back but by the end of this process: until then some thread of it may be at work.
         statedir.take_lock(layout, own.start_ticks if own else 0)
-        return _Agent(options, settings, layout, Surroundings(dict(os.environ), umask, _working_directory())).run()
+        return _Agent(options, settings, layout, surroundings).run()
 
 
 @contextmanager
@@ -143,6 +147,7 @@ class _Agent:
             host=Host(socket.gethostname(), str(layout.root)),
             tell=self._voice.tell,
             on_stall=self._stalled,
+            open_files=descriptors.limit(),
         )
         self._state = _agent_state(options, settings, layout, self._place, self._runtime.clock.now())
         self._engine = Engine(
@@ -360,6 +365,8 @@ class _Agent:
     def _exit_code(self) -> int:
         if isinstance(self._failure, JetwatchError):
             raise self._failure
+        if isinstance(self._failure, OSError) and self._failure.errno in NO_FILE_LEFT:
+            raise self._failure  # said in one sentence
         if self._failure is not None:
             import traceback
 

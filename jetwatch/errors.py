@@ -8,7 +8,7 @@
     ├── JournalError               78  the journal cannot be used (never repaired, never rewritten)
     │   ├── JournalNewer           78  written by a newer version
     │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
-    ├── NoRoom                     75  the machine has no room for one more thread
+    ├── NoRoom                     75  the machine has no room for one more thread, or open file
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
@@ -33,6 +33,9 @@ from typing import NamedTuple
 
 DISK_FAILS = frozenset((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EUCLEAN))
 """What a disk says that is full or broken for now. Anything else is not the disk's doing."""
+
+NO_FILE_LEFT = frozenset((errno.EMFILE, errno.ENFILE))
+"""What the kernel says when this process, or the whole machine, may open no more files."""
 
 
 class JetwatchError(Exception):
@@ -130,7 +133,7 @@ class JournalStalled(JournalError):
 
 
 class NoRoom(JetwatchError):
-    """The machine, or the control group, has no room for one more thread."""
+    """The machine, the control group or a limit has no room for one more thread, or one more open file."""
 
     exit_code = 75
 

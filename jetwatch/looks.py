@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 from jetwatch.config.content import full_url
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Content, ContentKind, Look
+from jetwatch.descriptors import is_readable
 from jetwatch.errors import CommandNotStarted, ContentRetry, ContentStalled
 from jetwatch.process.commands import Commands
 from jetwatch.records import Command, CommandResult, Ending
@@ -106,7 +106,7 @@ def _read_look(content: Content, result: CommandResult, timeout_s: float) -> Loo
 
 
 def _end_if_cancelled(cancel_fd: int, content: Content) -> None:
-    if select.select([cancel_fd], [], [], 0)[0]:
+    if is_readable(cancel_fd):
         raise ContentRetry(f"{content.url}: cancelled")
 
 

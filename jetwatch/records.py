@@ -143,7 +143,8 @@ class CommandSpec(Struct, frozen=True):
     `mark` is one `NAME=value` that every process of the command has in its environment, so that it can be found.
     `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are
     the names in `env` whose values are masked in `CommandResult.output_tail`. A `cwd` that is not given is the agent's,
-    or `/` where its user may not go there.
+    or `/` where its user may not go there. `open_files`: the soft limit that was the agent's before it raised its own
+    (None: as it is).
     """
 
     step_id: str
@@ -164,6 +165,7 @@ class CommandSpec(Struct, frozen=True):
     secret_names: tuple[str, ...] = ()
     cwd_is_given: bool = True
     cgroup: str | None = None
+    open_files: int | None = None
     format: int = FORMAT
 
 

@@ -24,7 +24,7 @@ MEANINGS: Mapping[str, str] = {
     "70": "internal error; `JETWATCH_DEBUG=1` shows the traceback",
     "75": (
         "another agent holds the state directory; the journal, or standard output, cannot be written now "
-        "(a full disk); no room for a thread (`pids.max`); "
+        "(a full disk); no room for a thread (`pids.max`) or an open file; "
         "`check-config --online`: a source did not answer, and may; `doctor`: what is wrong may pass; `--once` "
         "without a failed run: a check was in error or said later, or a due run found no room on the disk or "
         "waits for its window; `jetp fetch`: not now, ask again"

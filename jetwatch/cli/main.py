@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from jetwatch.cli import streams
-from jetwatch.errors import ConfigError, JetwatchError, UsageError
+from jetwatch.errors import NO_FILE_LEFT, ConfigError, JetwatchError, NoRoom, UsageError
 from jetwatch.telemetry.plain import visible
 
 _GARBAGE_LOOKED_FOR = 20_000
@@ -141,7 +141,7 @@ def _run() -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the top of the program: a defect is said, in one sentence
-        return _defect(error)
+        return _unforeseen(error)
     return result if isinstance(result, int) else 0
 
 
@@ -164,7 +164,11 @@ def _complain(error: JetwatchError) -> None:
     print("\n".join(visible(line) for line in f"{prefix}{error}".split("\n")), file=sys.stderr)
 
 
-def _defect(error: Exception) -> int:
+def _unforeseen(error: Exception) -> int:
+    """Nobody handled it: the machine's doing, or a defect."""
+    if isinstance(error, OSError) and error.errno in NO_FILE_LEFT:
+        _complain(NoRoom(f"{error.strerror}: look at LimitNOFILE=, ulimit -n and fs.file-max"))
+        return NoRoom.exit_code
     if os.environ.get("JETWATCH_DEBUG") == "1":
         import traceback
 

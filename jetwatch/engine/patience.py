@@ -8,11 +8,11 @@ stops the agent meanwhile ends it as a kill would: the next one goes on from wha
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from jetwatch.clock import Clock
+from jetwatch.descriptors import is_readable
 from jetwatch.errors import JournalStalled
 from jetwatch.events import Change, DiskLow, Event, JournalResumed, Told
 from jetwatch.events import JournalStalled as StalledEvent
@@ -137,7 +137,7 @@ class PatientJournal:
             self._tell(StalledEvent(reason=error.reason, detail=error.detail, since_s=self._since_s(now_us)))
         self.stalled = error
         self._on_stall(error)
-        if select.select([self._hurry_fd], [], [], self._retry_s)[0]:
+        if is_readable(self._hurry_fd, within_s=self._retry_s):
             raise error
 
     def _resume(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
+from jetwatch.descriptors import is_readable
 from jetwatch.engine.admission import Space
 from jetwatch.engine.outcome import is_due
 from jetwatch.engine.runtime import Runtime
@@ -138,7 +138,7 @@ def look_until_settled(
             return first
         if first.revision == state.applied_revision:
             return replace(first, settled=True)  # it was complete when it was applied
-        if select.select([cancel_fd], [], [], content.settle_s)[0]:
+        if is_readable(cancel_fd, within_s=content.settle_s):
             return first
         second = look(first)
     except ContentError as error:

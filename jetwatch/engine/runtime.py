@@ -39,7 +39,10 @@ Result = TypeVar("Result")
 _NO_ROOM_PAUSE_S = 0.5
 
 STARTS_PER_S = 200
-"""How many checks may start in one second: a bound on the burst, not on how many are in flight."""
+"""How many checks may start in one second."""
+
+_FILES_PER_TASK = 5
+_FILES_FOR_THE_REST = 128
 
 
 class Commands(Protocol):
@@ -149,7 +152,9 @@ class Runtime:
         host: Host,
         tell: Callable[[Told], None],
         on_stall: Callable[[JournalStalled | None], None] = lambda _: None,
+        open_files: int = 1024,
     ) -> None:
+        """`open_files`: how many this process may have. They bound how many checks are in flight."""
         self.clock = clock
         self.commands = commands
         self.looks = looks
@@ -165,6 +170,7 @@ class Runtime:
         self._starts: deque[int] = deque()
         self._unstarted: list[tuple[Callable[[], None], str]] = []
         self._threads = Workers()
+        self._most_workers = max(1, (open_files - _FILES_FOR_THE_REST) // _FILES_PER_TASK)
         self.workers = 0
 
     # -- from any thread
@@ -247,7 +253,9 @@ class Runtime:
             self._unstarted.append((work, name))
 
     def start_allowed_at(self, now_us: int) -> int:
-        """The boot time from which one more check may start: now, or a little later when many just did."""
+        """The boot time from which one more check may start: now, or later when many just did, or do not end."""
+        if self.workers >= self._most_workers:
+            return now_us + 1_000_000
         while self._starts and self._starts[0] <= now_us - 1_000_000:
             self._starts.popleft()
         if len(self._starts) < STARTS_PER_S:

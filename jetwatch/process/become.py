@@ -19,7 +19,7 @@ from jetwatch.process import tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from jetwatch.records import CommandSpec
@@ -51,10 +51,16 @@ class Program:
         self.groups = None if spec.groups is None else list(spec.groups)
         self.gid = spec.gid
         self.uid = spec.uid
-        self.limits = [
-            (name, getattr(resource, f"RLIMIT_{name.upper()}", -1), value) for name, value in spec.limits.items()
-        ]
+        self.limits = list(_limits(spec))
         self.brand = (tree.Mark(spec.mark).brand, tree.hard_limit_of_brands())
+
+
+def _limits(spec: CommandSpec) -> Iterator[tuple[str, int, int, int]]:
+    """Name, number, soft and hard limit."""
+    if spec.open_files is not None:
+        yield "nofile", resource.RLIMIT_NOFILE, spec.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for name, value in spec.limits.items():
+        yield name, getattr(resource, f"RLIMIT_{name.upper()}", -1), value, value
 
 
 def _candidates(spec: CommandSpec) -> list[str]:
@@ -97,9 +103,9 @@ def become(program: Program, *, output_fd: int, error_fd: int, gate_fd: int, is_
         _connect(output_fd)
         tree.brand(*program.brand)
         stage = b"limits"
-        for name, limit, value in program.limits:
+        for name, limit, soft, hard in program.limits:
             text = name.encode()
-            _set_limit(limit, value)
+            _set_limit(limit, soft, hard)
         stage, text = b"nice", b""
         if program.nice is not None:
             os.setpriority(os.PRIO_PROCESS, 0, program.nice)
@@ -172,9 +178,9 @@ def _connect(output_fd: int) -> None:
     os.dup2(output_fd, 2)
 
 
-def _set_limit(limit: int, value: int) -> None:
+def _set_limit(limit: int, soft: int, hard: int) -> None:
     try:
-        resource.setrlimit(limit, (value, value))
+        resource.setrlimit(limit, (soft, hard))
     except ValueError as error:  # Python's word for EPERM, here
         raise PermissionError(errno.EPERM, "") from error
 

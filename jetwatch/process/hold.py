@@ -338,8 +338,7 @@ class _Held:
 
     def _is_gone(self) -> bool:
         """Whether nobody is left. While the command itself lives, the others need not be looked for."""
-        leader_has_ended, _, _ = select.select([self.pidfd], [], [], 0)
-        return bool(leader_has_ended) and not self.family.members()
+        return _is_readable(self.pidfd, 0) and not self.family.members()
 
     def _pump_for(self, seconds: float) -> None:
         """Keep the output flowing while waiting, so that nobody hangs on a full pipe when asked to end."""
@@ -348,8 +347,7 @@ class _Held:
         if not self.pipe_is_open:
             time.sleep(seconds)
             return
-        ready, _, _ = select.select([self.output_fd], [], [], seconds)
-        if ready:
+        if _is_readable(self.output_fd, seconds):
             self._pump(_CHUNK_BYTES)
 
     # -- result
@@ -394,6 +392,13 @@ class _Held:
             "detail": detail,
             "ended_us": time.time_ns() // 1000,
         }
+
+
+def _is_readable(fd: int, within_s: float) -> bool:
+    """Not by select(2), which fails for a number beyond 1,023: the agent may hold many commands."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(within_s * 1000))
 
 
 def _reap_orphans(command: int) -> None:

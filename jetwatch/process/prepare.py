@@ -32,11 +32,15 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Surroundings(Struct, frozen=True):
-    """What every command gets from the agent: parts of its environment, its working directory, its umask."""
+    """What every command gets from the agent: parts of its environment, its working directory, its umask.
+
+    `open_files`: how many it may open (None: as many as the agent).
+    """
 
     environ: Mapping[str, str]
     umask: int
     cwd: str = "/"
+    open_files: int | None = None
 
 
 class Start(Struct, frozen=True):
@@ -90,6 +94,7 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
         keep_bytes=command.keep_bytes,
         secret_names=tuple(secrets),
         cgroup=start.cgroup,
+        open_files=surroundings.open_files,
     )
 
 

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import time
+from _thread import allocate_lock  # that of threading, which a supervisor does without
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ _BRAND_LINE = b"%-25s %d "  # as /proc/PID/limits shows the name and the soft li
 _TWICE = 2  # two looks in a row that find nothing: the first may have met a fork half way
 _PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5  # who is still there after some looks is not ending: looking on costs the others their time
+
+_ONE_LOOKS = allocate_lock()
+"""Where a hundred checks are ended at once, as on a dead mount, threads that all look at the same time spend three
+quarters of it handing the interpreter's lock about, and nobody else gets to it."""
+_TURN_PATIENCE_S = 10.0  # who looks may hang on a process that hangs; then the others look all the same
 
 
 class Process:
@@ -209,6 +215,14 @@ class Family:
 
         With `on_found` the look is a thorough one: it hears of each at once, and nobody slips through by ending.
         """
+        is_our_turn = _ONE_LOOKS.acquire(timeout=_TURN_PATIENCE_S)
+        try:
+            return self._look(on_found)
+        finally:
+            if is_our_turn:
+                _ONE_LOOKS.release()
+
+    def _look(self, on_found: Callable[[Process], None] | None) -> list[Process]:
         strangers: list[Process] = []
         ours = {self.root} if self.root is not None else set()
         in_cgroup = self._in_cgroup()
@@ -217,6 +231,8 @@ class Family:
         def is_ours(process: Process) -> bool | None:
             if process.pid in (_INIT, os.getpid(), self.root):
                 return False  # never ourselves: an agent that a command started carries its mark
+            if self.leader is not None and process.start_ticks < self.leader[1]:
+                return False  # older than the command: nothing that it started
             verdict: bool | None = (
                 process.parent in ours
                 or process.pid in in_cgroup
