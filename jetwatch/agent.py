@@ -245,13 +245,13 @@ class _Agent:
         thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
         try:
             thread.start()
+            self._engine_thread = thread
+            if self._voice.meter is not None:
+                self._voice.meter.start()
+            if self._voice.sender is not None:
+                self._voice.sender.start()
         except RuntimeError as error:
             raise NoRoom("the machine has no room for one more thread: look at pids.max and ulimit -u") from error
-        self._engine_thread = thread
-        if self._voice.meter is not None:
-            self._voice.meter.start()
-        if self._voice.sender is not None:
-            self._voice.sender.start()
         self._notifier.send("READY=1")
         self._notifier.status(_standing(len(self._settings.watches), 0))
 
