@@ -83,7 +83,10 @@ class Forks:
 
     def _begin(self) -> None:
         self._recent.clear()  # should there be none, or it be lost, it is tried again when it has been worth it again
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            return
         with its:
             ours.settimeout(self._patience_s)
             try:
