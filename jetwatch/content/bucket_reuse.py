@@ -32,9 +32,9 @@ class Reuse:
         self._now[item.name] = kept
         return True
 
-    def keep(self, item: Item, descriptor: int, sha256: str) -> None:
-        """Keep the bytes of a file that was fetched and checked."""
-        if self._cache.keep(descriptor, sha256):
+    def keep(self, item: Item, descriptor: int, sha256: str, *, whole: bytes | memoryview | None) -> None:
+        """Keep the bytes of a file that was fetched and checked. `whole`: all of them, where they are still at hand."""
+        if self._cache.keep(descriptor, sha256, whole):
             self._now[item.name] = Kept(item.size, item.etag, sha256)
 
     def remember(self, *, whole: bool) -> None:

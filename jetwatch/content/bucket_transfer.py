@@ -1,18 +1,18 @@
 """Brings the objects of a listing into a staging directory, many at a time, each checked before it counts.
 
 Every request carries the ETag of the listing, so no mix of two states can come together; size and, where the ETag is
-an MD5, the digest must be right. Threads are bounded in number and hold one piece each, so memory is bounded too. One
-thread watches the others: when nothing arrives for a while, the transfer ends, whatever the server does meanwhile.
+an MD5, the digest must be right. Threads are bounded in number and hold two pieces each, so memory is bounded too. When
+nothing arrives for a while, the transfer ends, whatever the server does meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from queue import Empty, Queue
-from threading import Condition, Event, Thread
+from queue import Empty, Queue, SimpleQueue
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -34,8 +34,10 @@ PIECE_BYTES = 256 * 1024
 FILE_MODE = 0o644
 AHEAD_PIECES = 4
 PROGRESS_S = 0.1
+OPEN_FILES = 256
+"""So many are open at most while what is missing in the cache is fetched."""
 LEAVE_S = 2.0
-"""After a failure the threads may end what they have in hand for so long; one that waits for a server is left."""
+"""A thread that waits for its turn looks so often whether the transfer has failed."""
 
 
 class Gone(Exception):
@@ -120,8 +122,22 @@ def watched(body: Iterator[bytes | memoryview], stall_s: float, what: str) -> It
                 pieces.get_nowait()
 
 
+class _Arrived(Struct, frozen=True):
+    """What a thread brings: some bytes of an object, or why there will be none. `sha256`: of all of it, at its end."""
+
+    item: Item
+    turn: Lock
+    data: bytes | memoryview = b""
+    sha256: str = ""
+    error: BaseException | None = None
+
+
 class Transfer:
-    """One fetch of what was listed below a prefix."""
+    """One fetch of what was listed below a prefix.
+
+    Threads wait for the server and check what comes, the caller's thread does everything else: small files are little
+    work, and threads that each do all of it spend as long again on handing the interpreter's lock about.
+    """
 
     def __init__(self, prefix: Prefix, staging: Staging, limits: Limits, digests: Digests, reuse: Reuse | None) -> None:
         self.tally = Tally()
@@ -130,130 +146,154 @@ class Transfer:
         self._limits = limits
         self._digests = digests
         self._reuse = reuse
-        self._changed = Condition()
-        self._running = 0
-        self._ended: BaseException | None = None
+        self._wanted: SimpleQueue[Item | None] = SimpleQueue()
+        self._arrived: SimpleQueue[_Arrived] = SimpleQueue()
+        self._threads = 0
+        self._left = 0
+        self._files: dict[str, int] = {}
+        self._has_ended = False
 
     def run(self, items: Sequence[Item], progress: Progress, stall_s: float) -> Tally:
         """Fetch them all; `progress` is called in this thread. Raises ContentError; then nothing counts."""
         known = [item for item in items if self._reuse is not None and self._reuse.knows(item)]
         names = {item.name for item in known}
-        new = [item for item in items if item.name not in names]
-        # What is known takes no waiting: more than one thread for it would only be in each other's way.
-        parts = [iter(known)] * bool(known) + [iter(new)] * min(THREADS, len(new))
-        threads = [Thread(target=self._work, args=(part,), daemon=True) for part in parts]
-        self._running = len(threads)
         total = sum(item.size for item in items)
         try:
-            progress(0, total)
-            for thread in threads:
-                thread.start()
-            self._watch(progress, total, stall_s)
-        except BaseException as error:
-            self._end(error)
-            until = time.monotonic() + LEAVE_S
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(max(0.0, until - time.monotonic()))
-            raise
-        for thread in threads:
-            thread.join()
+            for item in items:
+                if item.name not in names:
+                    self._want(item)
+            self._work(known, lambda: progress(self.tally.done_bytes, total), stall_s)
+        finally:
+            self._has_ended = True
+            for _ in range(self._threads):
+                self._wanted.put(None)
+            for descriptor in self._files.values():
+                os.close(descriptor)
         return self.tally
 
-    def _watch(self, progress: Progress, total: int, stall_s: float) -> None:
-        """Wait for the threads, tell how far they are, and end it all when nothing moves."""
-        seen, since = (-1, 0), time.monotonic()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._running or self._ended, PROGRESS_S)
-                ended, running = self._ended, self._running
-                done, moved = self.tally.done_bytes, (self.tally.done_bytes, self.tally.files)
-            if ended is not None:
-                raise ended
-            progress(done, total)
-            if not running:
-                return
-            if moved != seen:
-                seen, since = moved, time.monotonic()
-            elif time.monotonic() - since > stall_s:
+    def _work(self, known: list[Item], progress: Callable[[], None], stall_s: float) -> None:
+        """Write down what comes; when nothing does, take the next of what is known from the cache."""
+        progress()
+        told_s = moved_s = time.monotonic()
+        while self._left or known:
+            may_reuse = bool(known) and len(self._files) < OPEN_FILES
+            arrived = self._next(0.0 if may_reuse else PROGRESS_S)
+            now_s = time.monotonic()
+            if arrived is not None:
+                self._take_in(arrived)
+            elif may_reuse:
+                self._take_known(known.pop())
+            elif now_s - moved_s > stall_s:
                 raise ContentRetry(f"{self._prefix.name}: nothing arrived for {stall_s:g} s")
+            if arrived is not None or may_reuse:
+                moved_s = now_s
+            if now_s - told_s >= PROGRESS_S:
+                told_s = now_s
+                progress()
+        progress()
 
-    def _end(self, error: BaseException) -> None:
-        """From now on nobody opens another file: the staging directory may be gone."""
-        with self._changed:
-            self._ended = self._ended or error
-            self._changed.notify_all()
+    def _want(self, item: Item) -> None:
+        """Have it fetched."""
+        self._left += 1
+        self._wanted.put(item)
+        if self._threads < THREADS:
+            self._threads += 1
+            Thread(target=self._bring, name="bucket", daemon=True).start()
 
-    def _work(self, part: Iterator[Item]) -> None:
-        try:
-            while (item := self._following(part)) is not None:
-                self._fetch(item)
-        except BaseException as error:  # noqa: BLE001 - it ends the transfer and is raised there
-            self._end(error)
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+    # -- in the threads
 
-    def _following(self, part: Iterator[Item]) -> Item | None:
-        with self._changed:
-            return None if self._ended is not None else next(part, None)
+    def _bring(self) -> None:
+        """One object after the other. At most two pieces are in memory, one of which waits to be written."""
+        turn = Lock()
+        while not self._has_ended and (item := self._wanted.get()) is not None:
+            try:
+                for data, sha256 in self._pieces(item):
+                    self._hand_over(_Arrived(item, turn, data, sha256))
+            except BaseException as error:  # noqa: BLE001 - it is raised, or counted, where everything is
+                self._hand_over(_Arrived(item, turn, error=error))
 
-    def _fetch(self, item: Item) -> None:
-        descriptor = -1
-        try:
-            if self._reuse is not None and self._reuse.knows(item):
-                descriptor = self._create(item)
-                if self._reuse.take(item, descriptor):
-                    self._finish(item, descriptor, travelled=False)
-                    return
-            body = self._ask(item)
-            if descriptor < 0:
-                descriptor = self._create(item)
-            self._receive(item, body, descriptor)
-            self._finish(item, descriptor, travelled=True)
-        except Gone:
-            with self._changed:
-                self.tally.absent.append(item)
-                self.tally.requests += 1
-        except OSError as error:
-            raise path_error(error, shown(item.name)) from None
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+    def _hand_over(self, arrived: _Arrived) -> None:
+        """Wait until what this thread brought before was written, or nobody writes any more."""
+        while not arrived.turn.acquire(timeout=LEAVE_S):
+            if self._has_ended:
+                return
+        self._arrived.put(arrived)
 
-    def _ask(self, item: Item) -> Iterator[bytes | memoryview]:
-        what = f"{self._prefix.name}{item.name}"
-        result, body = download(self._prefix.store, self._prefix.key + item.name, item.etag, what)
+    def _pieces(self, item: Item) -> Iterator[tuple[bytes | memoryview, str]]:
+        """The object's bytes, with the SHA-256 of all of them beside the last, when it is known to be what was listed.
+
+        Raises Gone, ContentError.
+        """
+        what, key = f"{self._prefix.name}{item.name}", self._prefix.key + item.name
+        result, body = download(self._prefix.store, key, item.etag, what)
         if result.meta["size"] != item.size:
             raise ContentMoved(f"{what} has {result.meta['size']} bytes, and {item.size} were listed")
-        return body
-
-    def _receive(self, item: Item, body: Iterable[bytes | memoryview], descriptor: int) -> None:
         came = self._digests.expect(item.etag)
+        last: bytes | memoryview | None = None
         for piece in body:
+            if last is not None:
+                yield last, ""
             came.add(piece)
-            write_all(descriptor, piece)
-            with self._changed:
-                self.tally.done_bytes += len(piece)
-        self._digests.check(self._prefix.store, self._prefix.key + item.name, item, came)
-        if self._reuse is not None:
-            self._reuse.keep(item, descriptor, came.sha256)
+            last = piece
+        self._digests.check(self._prefix.store, key, item, came)
+        yield last or b"", came.sha256
 
-    def _finish(self, item: Item, descriptor: int, *, travelled: bool) -> None:
-        self._staging.seal(descriptor, FILE_MODE, item.mtime_ns)
-        with self._changed:
-            self.tally.files += 1
-            if travelled:
-                self.tally.requests += 1
-            else:
+    # -- in the caller's thread
+
+    def _next(self, within_s: float) -> _Arrived | None:
+        try:
+            return self._arrived.get(timeout=within_s) if within_s else self._arrived.get_nowait()
+        except Empty:
+            return None
+
+    def _take_in(self, arrived: _Arrived) -> None:
+        if isinstance(arrived.error, Gone):
+            self.tally.absent.append(arrived.item)
+        elif arrived.error is not None:
+            raise arrived.error
+        else:
+            self._write(arrived.item, arrived)
+        if arrived.error is not None or arrived.sha256:
+            self.tally.requests += 1
+            self._left -= 1
+        arrived.turn.release()
+
+    def _write(self, item: Item, arrived: _Arrived) -> None:
+        try:
+            if item.name not in self._files:
+                self._files[item.name] = self._create(item)
+            descriptor = self._files[item.name]
+            write_all(descriptor, arrived.data)
+            self.tally.done_bytes += len(arrived.data)
+            if arrived.sha256:
+                if self._reuse is not None:
+                    whole = arrived.data if len(arrived.data) == item.size else None
+                    self._reuse.keep(item, descriptor, arrived.sha256, whole=whole)
+                self._finish(item)
+        except OSError as error:
+            raise path_error(error, shown(item.name)) from None
+
+    def _take_known(self, item: Item) -> None:
+        """Take its bytes from the cache, or have it fetched where they are gone."""
+        try:
+            descriptor = self._files[item.name] = self._create(item)
+            if self._reuse is not None and self._reuse.take(item, descriptor):
                 self.tally.reused_bytes += item.size
                 self.tally.done_bytes += item.size
+                self._finish(item)
+            else:
+                self._want(item)
+        except OSError as error:
+            raise path_error(error, shown(item.name)) from None
 
     def _create(self, item: Item) -> int:
-        with self._changed:
-            if self._ended is not None:
-                raise self._ended
-            parts = parts_of(item.name, self._limits)
-            self._staging.count_bytes(parts, item.size)
-            return self._staging.create(parts)
+        parts = parts_of(item.name, self._limits)
+        self._staging.count_bytes(parts, item.size)
+        return self._staging.create(parts)
+
+    def _finish(self, item: Item) -> None:
+        descriptor = self._files[item.name]
+        self._staging.seal(descriptor, FILE_MODE, item.mtime_ns)
+        del self._files[item.name]
+        os.close(descriptor)
+        self.tally.files += 1

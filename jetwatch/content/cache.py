@@ -113,13 +113,19 @@ class Cache:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return False
 
-    def keep(self, descriptor: int, sha256: str) -> bool:
-        """Keep the bytes of an open file. False: there is no space, or they have another digest; that is no error."""
+    def keep(self, descriptor: int, sha256: str, whole: bytes | memoryview | None = None) -> bool:
+        """Keep the bytes of an open file. False: there is no space, or they have another digest; that is no error.
+
+        `whole`: all of them, where they are at hand and `sha256` was made of them.
+        """
         kept = self._object(sha256)
         if os.path.exists(kept):
             return True
 
         def write(copy: int) -> bool:
+            if whole is not None and len(whole) < _CLONE_FROM_BYTES:
+                write_all(copy, whole)
+                return True
             os.lseek(descriptor, 0, os.SEEK_SET)
             return self._copy(descriptor, os.fstat(descriptor).st_size, copy)[0] == sha256
 
