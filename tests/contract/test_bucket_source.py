@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import pytest
 from bucket_places import BucketPlace, MarkedPlace, ObjectPlace
 from servers import S3Server
 from source_suite import DEADLINE_S, Fetching, Place, SourceSuite, revision, silent, tree
+from waiting import until
 
 from jetwatch.content.bucket import BucketSource
 from jetwatch.content.bucket_listing import Item, Listing
+from jetwatch.content.bucket_transfer import LEAVE_S, OPEN_FILES
 from jetwatch.content.source import ContentMoved, ContentRetry, ContentStalled, Limits, Look
 
 
@@ -76,6 +80,34 @@ def fetch(place: BucketPlace, into: Path, cache: Path | None = None) -> dict[str
     source = place.source()
     source.fetch(revision(source), into, cache, silent)
     return tree(into)
+
+
+def test_a_cache_that_lost_everything_is_filled_again(place: BucketPlace, tmp_path: Path) -> None:
+    """What is known and gone is fetched, more of it than may be open at a time."""
+    published = {f"{number}": b"%d" % number for number in range(2 * OPEN_FILES)}
+    place.put(published)
+    cache = tmp_path / "cache"
+    fetch(place, tmp_path / "first", cache)
+    shutil.rmtree(cache / "objects")
+    (cache / "objects").mkdir(mode=0o700)
+    assert fetch(place, tmp_path / "second", cache) == published
+    assert len(list(cache.glob("objects/*/*"))) == len(published)
+
+
+def test_a_fetch_that_fails_leaves_no_thread(place: BucketPlace, tmp_path: Path) -> None:
+    """Those who have brought something find out that nobody wants it."""
+    place.put({f"{number}": b"x" * 100 for number in range(200)})
+    source = place.source()
+    asked = revision(source)
+    (tmp_path / "into").mkdir()
+
+    def fail(done: int, _total: int | None) -> None:
+        if done:
+            raise ContentRetry("enough")
+
+    with pytest.raises(ContentRetry, match="enough"):
+        source.fetch(asked, tmp_path / "into", None, fail)
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "bucket"], 3 * LEAVE_S)
 
 
 def test_a_listing_costs_a_request_per_thousand_keys_and_is_not_settled(place: BucketPlace) -> None:
