@@ -158,6 +158,7 @@ class Transfer:
         known = [item for item in items if self._reuse is not None and self._reuse.knows(item)]
         names = {item.name for item in known}
         total = sum(item.size for item in items)
+        progress(0, total)
         try:
             for item in items:
                 if item.name not in names:
@@ -173,7 +174,6 @@ class Transfer:
 
     def _work(self, known: list[Item], progress: Callable[[], None], stall_s: float) -> None:
         """Write down what comes; when nothing does, take the next of what is known from the cache."""
-        progress()
         told_s = moved_s = time.monotonic()
         while self._left or known:
             may_reuse = bool(known) and len(self._files) < OPEN_FILES
