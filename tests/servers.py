@@ -229,6 +229,7 @@ def rclone(certificate: Certificate | None = None) -> Iterator[S3Server]:
             f"--auth-key={server.access_key},{server.secret_key}",
             "--vfs-cache-mode=full",
             "--vfs-write-back=1h",  # while it writes back, which it does after 5 s, a listing may lack the file
+            "--vfs-cache-poll-interval=1h",  # so may one while it tidies up, which it does each minute
             f"--cache-dir={directory / 'cache'}",
             f"--config={directory / 'rclone.conf'}",
             str(directory / "buckets"),
