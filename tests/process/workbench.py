@@ -292,13 +292,9 @@ class Workbench:
         return [(int(pid), int(ticks)) for pid, ticks in lines]
 
     def survivors(self) -> list[int]:
-        """Who of the register is alive. Who is on its way out does nothing any more, and is to be gone in a moment."""
-        until(lambda: not any(process.is_ending for process in self._living()))
-        return [process.pid for process in self._living()]
-
-    def _living(self) -> list[tree.Process]:
-        found = ((ticks, tree.look_up(pid)) for pid, ticks in self.registered())
-        return [now for ticks, now in found if now and now.start_ticks == ticks and not now.is_dead]
+        """Who of the register is alive."""
+        found = ((pid, ticks, tree.look_up(pid)) for pid, ticks in self.registered())
+        return [pid for pid, ticks, now in found if now and now.start_ticks == ticks and not now.is_dead]
 
     def left_behind(self) -> list[int]:
         """Every living process of this test: marked, registered, or a supervisor below its directory."""
