@@ -1,4 +1,4 @@
-"""Extracts broken and hostile archives for as long as it is told to: `fuzz_archive.py --seconds 600 --seed 1`.
+"""Extracts broken and hostile archives: for so long (`--seconds 600`) or so many (`--count 1000`), dealt by `--seed`.
 
 Nothing may be written outside the directory, no link may lead out, every error is a sentence of ours, memory and time
 are bounded, and an archive that is covered by a checksum becomes the exact tree or an error. What breaks a rule is
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import math
 import random
 import resource
 import shutil
@@ -42,8 +43,8 @@ def case(seed: int, number: int, seeds: dict[str, bytes]) -> tuple[str, bytes]:
     return kind, mutate(packed, chance)
 
 
-def run(seconds: float, seed: int, first: int) -> int:
-    """Go on until the time is over; how many cases broke a rule."""
+def run(seconds: float, seed: int, first: int, count: float = math.inf) -> int:
+    """Go on until the time is over or so many were tried; how many cases broke a rule."""
     seeds = {name: make() for name, make in SEEDS.items()}
     room = Path(tempfile.mkdtemp(prefix="fuzz-archive-"))
     expected, counts, broken, slowest = whole(), Counter[str](), 0, 0.0
@@ -51,7 +52,7 @@ def run(seconds: float, seed: int, first: int) -> int:
     ended: list[int] = []
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda received, _frame: ended.append(received))
-    while time.monotonic() < until and not ended:
+    while time.monotonic() < until and number - first < count and not ended:
         kind, packed = case(seed, number, seeds)
         inner = room / "outer" / "room"
         inner.mkdir(parents=True)
@@ -84,10 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, help="so many, however long they take")
     parser.add_argument("--first", type=int, default=0, help="number of the first archive; to see one again")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    sys.exit(1 if run(options.seconds, options.seed, options.first) else 0)
+    seconds, count = (options.seconds, math.inf) if options.count is None else (math.inf, options.count)
+    sys.exit(1 if run(seconds, options.seed, options.first, count) else 0)
 
 
 if __name__ == "__main__":
