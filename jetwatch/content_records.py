@@ -28,6 +28,10 @@ class ContentKind(StrEnum):
     FILE = "file"  # file:///file.tar.zst
 
 
+SLOW_S = 300.0
+"""Over so long a time a fetch must be as fast as `Limits.min_speed_bytes_s`: short droughts are no fault."""
+
+
 class Limits(Struct, frozen=True):
     """What a fetch may cost; beyond it the content is refused, by name."""
 
@@ -35,6 +39,7 @@ class Limits(Struct, frozen=True):
     entries: int = 1_000_000
     depth: int = 64
     ratio: float = 200.0  # unpacked to packed, beyond the first 64 MiB
+    min_speed_bytes_s: int = 1024  # over SLOW_S, while a fetch waits for bytes; 0: as slow as it likes
 
 
 class Content(Struct, frozen=True):

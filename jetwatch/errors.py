@@ -15,6 +15,7 @@
     ├── ContentError                1  content could not be looked at or fetched
     │   ├── ContentRetry           75  not now: the network, a server's 5xx, a timeout
     │   │   ├── ContentWait        75  the server says when to ask again
+    │   │   ├── ContentSlow        75  slower than `limits.min_speed`
     │   │   └── ContentMoved       75  another revision than the one asked for
     │   └── ContentStalled          1  a person is needed
     ├── WordError                   –  a command template cannot become argv
@@ -190,6 +191,10 @@ class ContentWait(ContentRetry):
     def __init__(self, sentence: str, after_s: float) -> None:
         self.after_s = after_s
         super().__init__(sentence)
+
+
+class ContentSlow(ContentRetry):
+    """A fetch slower than `limits.min_speed`: it is not tried again at once, others wait for its place."""
 
 
 class ContentMoved(ContentRetry):

@@ -91,6 +91,13 @@ LIMITS = Table(
         Key("entries", Integer(1, 100_000_000), "Files and directories.", record=Limits),
         Key("depth", Integer(1, 1000), "Directories inside each other.", record=Limits),
         Key("ratio", Number(1, 1_000_000), "Unpacked to packed, beyond the first 64 MiB.", record=Limits),
+        Key(
+            "min_speed",
+            Size(),
+            "Bytes a second, over 5 min: a fetch that is slower is given up. 0: as slow as it likes.",
+            into="min_speed_bytes_s",
+            record=Limits,
+        ),
     ),
     Limits,
 )

@@ -24,6 +24,7 @@ from jetwatch.content.source import (
     ContentKind,
     ContentMoved,
     ContentRetry,
+    ContentSlow,
     ContentStalled,
     ContentWait,
     Fetched,
@@ -31,6 +32,7 @@ from jetwatch.content.source import (
     Progress,
     Source,
 )
+from jetwatch.content_records import SLOW_S
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +65,32 @@ _ROOMS = {
 
 
 _WAY_OUT = re.compile(r"(?i:[a-z]+_proxy)|SSL_CERT_FILE|SSL_CERT_DIR")
+
+
+class Floor:
+    """Raises ContentSlow when a fetch is slower than `least_bytes_s` (0: never) over SLOW_S."""
+
+    def __init__(self, least_bytes_s: int, what: str, now_s: Callable[[], float]) -> None:
+        self._least_bytes_s = least_bytes_s
+        self._what = what
+        self._now_s = now_s
+        self._since_s: float | None = None  # the first bytes are awaited from the first word of progress on
+        self._done = 0
+
+    def reached(self, done: int, total: int | None) -> None:
+        """So many bytes are here by now. What happens when all of them are is no matter of speed."""
+        now_s = self._now_s()
+        if self._since_s is None:
+            self._since_s, self._done = now_s, done
+        elapsed_s, came = now_s - self._since_s, done - self._done
+        if elapsed_s < SLOW_S:
+            return
+        if done != total and came < elapsed_s * self._least_bytes_s:
+            raise ContentSlow(
+                f"{self._what}: {came} bytes in {elapsed_s:.0f} s: slower than {self._least_bytes_s} bytes a second "
+                "(`limits.min_speed`)"
+            )
+        self._since_s, self._done = now_s, done
 
 
 class Clock:
@@ -191,10 +219,13 @@ class _Fetch(Struct, frozen=True, kw_only=True):
             try:
                 with place.staged() as staging:
                     revision, requests = self._settled(source, requests)
-                    fetched = source.fetch(revision, staging, self.cache, self._watched)
+                    fetched = source.fetch(revision, staging, self.cache, self._watched())
                 return replace(fetched, requests=fetched.requests + requests)
             except ContentRetry as error:
-                if number == TRIES or (self.revision is not None and isinstance(error, ContentMoved)):
+                is_final = isinstance(error, ContentSlow) or (
+                    self.revision is not None and isinstance(error, ContentMoved)
+                )
+                if number == TRIES or is_final:
                     raise
                 self._wait(error, number)
         raise AssertionError("the last try returns or raises")
@@ -223,10 +254,18 @@ class _Fetch(Struct, frozen=True, kw_only=True):
             raise error
         self.clock.pause(pause_s)
 
-    def _watched(self, done: int, total: int | None) -> None:
-        """Pass progress on; past the deadline this ends the fetch, wherever it is."""
-        self._left_s()
-        self.progress(done, total)
+    def _watched(self) -> Progress:
+        """Passes progress on, for one try; past the deadline, or where it is too slow, it ends the try."""
+        # git counts the bytes that it writes, not those that it waits for: it watches its speed itself.
+        least_bytes_s = 0 if self.content.kind is ContentKind.GIT else self.content.limits.min_speed_bytes_s
+        floor = Floor(least_bytes_s, self.content.url, self.clock.now_s)
+
+        def progress(done: int, total: int | None) -> None:
+            self._left_s()
+            floor.reached(done, total)
+            self.progress(done, total)
+
+        return progress
 
     def _left_s(self) -> float:
         left_s = self._remaining_s()

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 * 1024
 HEADERS_S = 60.0
 STALL_S = 60.0
-SLOWEST_BYTES_S = 1024
-"""A fetch slower than this over `stall_s` is taken for broken, and asked for again later."""
 
 
 class State(Struct, frozen=True):
@@ -65,7 +63,7 @@ def condition(known: Look | None) -> dict[str, str]:
 
 
 class HttpSource:
-    """One archive on a web server. `stall_s`: a fetch to which next to nothing arrives for so long is given up."""
+    """One archive on a web server. `stall_s`: a fetch slower than `limits.min_speed` over so long is given up."""
 
     def __init__(self, content: Content, *, trust: ssl.SSLContext | None = None, stall_s: float = STALL_S) -> None:
         self._content = content
@@ -158,7 +156,7 @@ class HttpSource:
                 yield piece
                 elapsed = time.monotonic() - window_start
                 if elapsed > self._stall_s:
-                    if window_size < elapsed * SLOWEST_BYTES_S:
+                    if window_size < elapsed * self._content.limits.min_speed_bytes_s:
                         raise ContentRetry(f"{self._content.url}: {window_size} bytes in {elapsed:.0f} s: too slow")
                     window_size, window_start = 0, time.monotonic()
         except (HTTPError, OSError) as error:

@@ -15,7 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from jetwatch.content_records import Content, ContentKind, Limits, Look
-from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentStalled, ContentWait
+from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentSlow, ContentStalled, ContentWait
 
 __all__ = [
     "Content",
@@ -23,6 +23,7 @@ __all__ = [
     "ContentKind",
     "ContentMoved",
     "ContentRetry",
+    "ContentSlow",
     "ContentStalled",
     "ContentWait",
     "Fetched",

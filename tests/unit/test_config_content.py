@@ -131,10 +131,10 @@ def test_a_user_without_a_password_is_a_warning(tmp_path: Path) -> None:
 
 def test_every_limit_is_a_key(tmp_path: Path) -> None:
     """Each field of the record can be set, and the fetch is told."""
-    limits = "{bytes: 1 MiB, entries: 10, depth: 3, ratio: 1.5}"
+    limits = "{bytes: 1 MiB, entries: 10, depth: 3, ratio: 1.5, min_speed: 2KiB}"
     watch = watch_of(tmp_path, f"content: {{url: file:///x, limits: {limits}}}\njet_command: 'true'\n")
     assert watch.content is not None
-    assert watch.content.limits == Limits(1024**2, 10, 3, 1.5)
+    assert watch.content.limits == Limits(1024**2, 10, 3, 1.5, 2048)
     assert {key.field for key in LIMITS.keys} == set(Limits.__struct_fields__)
     assert watch.download is not None
     assert json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])["limits"]["ratio"] == 1.5

@@ -23,9 +23,11 @@ from jetwatch.content.source import (
     ContentKind,
     ContentMoved,
     ContentRetry,
+    ContentSlow,
     ContentStalled,
     ContentWait,
     Fetched,
+    Limits,
     Look,
     Progress,
 )
@@ -269,7 +271,7 @@ def test_the_deadline_ends_a_fetch_that_goes_on(told: Told, target: Path) -> Non
     def drip(progress: Progress) -> None:
         for done in range(10_000):
             clock.now += 1.0
-            progress(done, None)
+            progress(done * 2048, None)
         raise AssertionError("nobody ended it")
 
     told.fetches = [drip]
@@ -425,3 +427,60 @@ def no_descriptor_is_left() -> Iterator[None]:
     before = len(list(Path("/proc/self/fd").iterdir()))
     yield
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def dripping(clock: Patience, bytes_s: int, seconds: int) -> Callable[[Progress], None]:
+    """A fetch to which so many bytes come each second, for so long."""
+
+    def drip(progress: Progress) -> None:
+        for second in range(seconds):
+            progress(second * bytes_s, None)
+            clock.now += 1.0
+
+    return drip
+
+
+def test_a_fetch_below_the_floor_of_speed_is_given_up_at_once(told: Told, target: Path) -> None:
+    """After five minutes, with its key named, and without another try: others wait for its place."""
+    clock = Patience()
+    told.fetches = [dripping(clock, 1023, 10_000)]
+    with pytest.raises(ContentSlow, match=r"`limits.min_speed`"):
+        go(target, clock=clock)
+    assert 300 <= clock.now < 302
+    assert told.asked == ["r1"]
+    assert names(target) == []
+
+
+@pytest.mark.parametrize(("least", "bytes_s"), [(1024, 1024), (0, 0), (10, 10)])
+def test_a_fetch_that_is_fast_enough_goes_on(told: Told, target: Path, least: int, bytes_s: int) -> None:
+    """The floor is the one of the content, and 0 is none."""
+    clock = Patience()
+    told.fetches = [dripping(clock, bytes_s, 1200)]
+    content = Content("file:///nowhere", ContentKind.DIRECTORY, limits=Limits(min_speed_bytes_s=least))
+    assert go(target, clock=clock, content=content, deadline_s=2000).revision == "r1"
+
+
+def test_what_happens_when_all_bytes_are_there_is_no_matter_of_speed(told: Told, target: Path) -> None:
+    """An archive that is unpacked for ten minutes has come long ago."""
+    clock = Patience()
+
+    def unpacked_slowly(progress: Progress) -> None:
+        for _ in range(600):
+            progress(10, 10)
+            clock.now += 1.0
+
+    told.fetches = [unpacked_slowly]
+    assert go(target, clock=clock, deadline_s=2000).revision == "r1"
+
+
+def test_the_time_before_the_first_word_of_progress_is_not_counted(told: Told, target: Path) -> None:
+    """A listing of many pages is asked for first."""
+    clock = Patience()
+
+    def listed_slowly(progress: Progress) -> None:
+        clock.now += 400.0
+        progress(0, 10)
+        progress(10, 10)
+
+    told.fetches = [listed_slowly]
+    assert go(target, clock=clock, deadline_s=2000).revision == "r1"
