@@ -497,4 +497,7 @@ def to_json(record: Any) -> bytes:
 
 def from_json(data: bytes | str, kind: type[Record]) -> Record:
     """The record of type `kind` in `data`. Raises ValueError when it is not one; unknown keys are ignored."""
-    return msgspec.json.decode(data, type=kind)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deep") from error

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from jetwatch.errors import UsageError
+from jetwatch.records import from_json
 
 LINE_LIMIT_BYTES = 64 * 1024
 """The longest request and the longest response, newline included."""
@@ -109,4 +110,4 @@ def encode_response(response: Response) -> bytes:
 
 def decode_response(line: bytes) -> Response:
     """The response in `line`. Raises ValueError when it is none."""
-    return msgspec.json.decode(line, type=Response)
+    return from_json(line, Response)

@@ -193,6 +193,13 @@ def test_an_answer_that_is_too_long_says_so() -> None:
     assert "more than an answer can hold" in decode_response(line).lines[-1]
 
 
+@pytest.mark.parametrize("line", [b"", b"{}", b"\xff", b'{"ok": true, "data": ' + b'{"a": ' * 10_000])
+def test_what_is_no_answer_is_a_value_error(line: bytes) -> None:
+    """Torn, of somebody else, or nested without end: who answers may be no agent."""
+    with pytest.raises(ValueError, match=r".+"):
+        decode_response(line)
+
+
 # -- bad callers
 
 

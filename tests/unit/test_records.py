@@ -91,6 +91,7 @@ def test_every_event_comes_back_as_it_was_stored(kind: type[Event]) -> None:
         b'{"step_id": "a", "ending": "exited", "exit_code": "0"}',
         b'{"step_id": "a", "ending": "exited", "outputs": {"a": 1}}',
         b"[" * 10_000,
+        b'{"step_id": "a", "ending": "exited", "later": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     ],
 )
 def test_what_is_no_record_is_refused(data: bytes) -> None:
