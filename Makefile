@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
 .DEFAULT_GOAL := help
 
-.PHONY: help audit lock dev demo test test-fast test-system torture lint types bench bench-content package release docs clean
+.PHONY: help audit lock dev demo test test-fast test-system torture fuzz lint types bench bench-content package release docs clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -36,6 +36,10 @@ docs: .venv/docs-installed ## build/site/index.html: the documentation as a site
 release: dev ## dist/: the artefacts of a tagged commit, built twice, described and tried; UNTAGGED=1 rehearses
 	@$(PIP) 'cyclonedx-bom>=7'
 	$(BIN)/python packaging/release.py $(if $(UNTAGGED),--untagged)
+
+fuzz: dev ## hand hostile bytes to every parser; an hour, or TARGET=mountinfo SECONDS=60
+	@$(PIP) 'atheris>=3' || echo "atheris could not be installed here: chance alone deals the inputs" >&2
+	$(BIN)/python tests/fuzz $(TARGET) --seconds $(or $(SECONDS),3600)
 
 torture: dev ## try to break every promise; an hour
 	$(BIN)/python tests/torture
