@@ -29,6 +29,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from jetwatch.errors import StateDirBusy, StateDirError
+from jetwatch.mounts import file_system_of
 from jetwatch.records import is_text
 
 PRIVATE = 0o700
@@ -282,18 +283,6 @@ def _refuse_remote(root: Path) -> None:
             f"{root}: on a file system of kind {kind}, where locks and durability do not hold: "
             "name a directory on a local disk with --state-dir"
         )
-
-
-def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """The kind of file system that `path` lies on, empty when that cannot be found out."""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text(errors="replace").splitlines():
-        # proc_pid_mountinfo(5): major:minor is the third field, the type is the first one after " - ".
-        before, _, after = line.partition(" - ")
-        if before.split()[2] == number:
-            return after.split()[0]
-    return ""
 
 
 def take_lock(layout: StateDir, start_ticks: int) -> int:

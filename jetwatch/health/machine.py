@@ -8,11 +8,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch.bounded import read_proc
 from jetwatch.clock import SystemClock
 from jetwatch.health.finding import Finding, Verdict
-from jetwatch.process.mounts import read_mounts
+from jetwatch.mounts import read_mounts
 
 _LEAST_KERNEL = (5, 3)
+_NAME_BYTES = 64  # TASK_COMM_LEN is 16
 _INITS = frozenset(
     ("systemd", "init", "tini", "dumb-init", "docker-init", "catatonit", "s6-svscan", "runit", "openrc-init", "procd")
 )
@@ -135,7 +137,7 @@ def read_groups(in_use: str | None, systemd: Path = Path("/run/systemd/system"))
 def read_init(root: Path = Path("/")) -> Init:
     """The name of process 1, and the signs that container engines leave."""
     try:
-        name = (root / "proc/1/comm").read_text().strip()
+        name = read_proc(root / "proc/1/comm", _NAME_BYTES).decode(errors="replace").strip()
     except OSError:
         name = ""
     container = next((engine for sign, engine in _SIGNS_OF_CONTAINER.items() if (root / sign).exists()), "")

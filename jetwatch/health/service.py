@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch.bounded import read_proc
 from jetwatch.health.finding import Finding, Verdict
 
 _INHERITED = ("NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp")
@@ -19,6 +21,7 @@ _ASKED = (
 )
 _OFF = ("", "no")
 _DEADLINE_S = 10.0
+_GROUPS_BYTES = 64 * 1024
 
 
 class Unit(Struct, frozen=True):
@@ -78,7 +81,7 @@ def _environment(unit: Unit) -> list[str]:
 
 def unit_of(cgroups: str) -> str:
     """The service in a /proc/PID/cgroup; empty where there is none."""
-    for line in cgroups.splitlines():
+    for line in cgroups.split("\n"):  # a group's name holds any character but this
         for part in reversed(line.rpartition(":")[2].split("/")):
             if part.endswith(".service"):
                 return part
@@ -104,6 +107,6 @@ def read(agent_pid: int | None, systemd: Path = Path("/run/systemd/system")) -> 
 
 def _unit_of_process(pid: int) -> str:
     try:
-        return unit_of(Path(f"/proc/{pid}/cgroup").read_text())
+        return unit_of(os.fsdecode(read_proc(f"/proc/{pid}/cgroup", _GROUPS_BYTES)))
     except OSError:
         return ""

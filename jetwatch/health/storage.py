@@ -12,7 +12,8 @@ from msgspec import Struct
 from jetwatch.config.model import DiskReserve
 from jetwatch.health.finding import Case, Finding, Verdict, first
 from jetwatch.journal.reserve import RESERVE_BYTES
-from jetwatch.statedir import REMOTE_KINDS, file_system_of
+from jetwatch.mounts import file_system_of
+from jetwatch.statedir import REMOTE_KINDS
 from jetwatch.telemetry.plain import size
 
 _IN_MEMORY = ("tmpfs", "ramfs")

@@ -16,11 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from jetwatch.errors import CommandNotStarted
+from jetwatch.mounts import read_mounts
 from jetwatch.process import launch
 from jetwatch.process import output as output_frames
 from jetwatch.process.forks import Forks
 from jetwatch.process.hold import hold
-from jetwatch.process.mounts import read_mounts
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Start, Surroundings, environment, prepare, user_ids, write_env_file
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId

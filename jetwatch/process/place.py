@@ -11,10 +11,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch.bounded import read_proc
+from jetwatch.mounts import MOUNTINFO, Mount, read_mounts
 from jetwatch.process import tree
-from jetwatch.process.mounts import MOUNTINFO, Mount, read_mounts
 
 _DELEGATE_ATTRIBUTES = ("trusted.delegate", "user.delegate")
+_GROUPS_BYTES = 64 * 1024  # a path (4 KiB) for each of the kernel's dozen hierarchies
 
 
 class Place(Struct, frozen=True):
@@ -68,10 +70,10 @@ def _cgroup2_mount(mountinfo: Path) -> Mount | None:
 
 def _own_group(proc: Path) -> Path | None:
     try:
-        lines = (proc / "cgroup").read_text(errors="surrogateescape").splitlines()
+        lines = read_proc(proc / "cgroup", _GROUPS_BYTES).split(b"\n")  # a group's name holds any byte but this
     except OSError:
         return None
-    return next((Path(line[3:]) for line in lines if line.startswith("0::")), None)
+    return next((Path(os.fsdecode(line[3:])) for line in lines if line.startswith(b"0::")), None)
 
 
 def _seen_through(mount: Mount, group: Path) -> Path | None:

@@ -12,7 +12,6 @@ import pytest
 from workbench import need, need_root
 
 from jetwatch.process import place, tree
-from jetwatch.process.mounts import Mount, read_mounts
 from jetwatch.process.place import Place, find_place
 
 
@@ -148,19 +147,6 @@ def test_a_run_outlives_its_agent_unless_the_unit_takes_it_along(
     if kill_mode is not None:
         monkeypatch.setenv("JETWATCH_KILL_MODE", kill_mode)
     assert machine.find().detach is detach
-
-
-def test_mounts_are_read_whatever_their_names_are(tmp_path: Path) -> None:
-    """Blanks and backslashes are written in octal, other bytes as they are; optional fields come in any number."""
-    path = tmp_path / "mountinfo"
-    path.write_bytes(
-        b"36 35 98:0 /mnt1 /a\\040b\\134c rw master:1 propagate_from:2 - ext3 /dev/root rw\n"
-        b"37 35 0:3 / /caf\xe9 ro - tmpfs none ro\n"
-    )
-    assert read_mounts(path) == [
-        Mount(Path("/mnt1"), Path("/a b\\c"), "ext3"),
-        Mount(Path("/"), Path(os.fsdecode(b"/caf\xe9")), "tmpfs"),
-    ]
 
 
 def test_here_a_group_is_made_joined_killed_and_removed() -> None:

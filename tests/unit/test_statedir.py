@@ -18,7 +18,7 @@ from children import NOBODY, as_nobody, in_child
 
 from jetwatch import statedir
 from jetwatch.errors import StateDirBusy, StateDirError
-from jetwatch.statedir import PASSABLE, PRIVATE, StateDir, choose, file_system_of, prepare, read_holder, take_lock
+from jetwatch.statedir import PASSABLE, PRIVATE, StateDir, choose, prepare, read_holder, take_lock
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 
@@ -329,35 +329,6 @@ def test_downloads_elsewhere_are_made_like_the_rest(tmp_path: Path) -> None:
 
 
 # --- file systems -----------------------------------------------------------------------------------------------------
-
-
-def mounts(folder: Path, kind: str, *, device: int | None = None) -> Path:
-    """A mountinfo in which what lies on `device` (that of `folder`) is of this kind."""
-    number = folder.stat().st_dev if device is None else device
-    text = (
-        "22 27 0:21 / /proc rw,relatime - proc proc rw\n"
-        f"27 1 {os.major(number)}:{os.minor(number)} / / rw,relatime shared:1 master:2 - {kind} server:/a\\040b rw\n"
-        "28 27 9999:1 / /else rw - nfs4 server:/c rw\n"
-    )
-    path = folder / "mountinfo"
-    path.write_bytes(b"20 27 0:19 / /mnt/\xff\xfe rw - tmpfs t rw\n" + text.encode())
-    return path
-
-
-@pytest.mark.parametrize("kind", ["ext4", "nfs4", "fuse.sshfs", "tmpfs", "xfs"])
-def test_the_kind_of_a_file_system_is_read_off_its_mount(tmp_path: Path, kind: str) -> None:
-    """By the number of its device, whatever stands in the other lines."""
-    assert file_system_of(tmp_path, mounts(tmp_path, kind)) == kind
-
-
-def test_a_file_system_that_is_not_listed_is_not_known(tmp_path: Path) -> None:
-    """As in some containers."""
-    assert file_system_of(tmp_path, mounts(tmp_path, "ext4", device=os.makedev(9998, 1))) == ""
-
-
-def test_the_real_table_of_mounts_can_be_read() -> None:
-    """/proc is what it is on every machine."""
-    assert file_system_of(Path("/proc")) == "proc"
 
 
 @pytest.mark.parametrize(
