@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch.bounded import read_proc
 from jetwatch.health.finding import Finding, Verdict
 
 _OPTION = "--watch-config"
 _OUR_NAMES = ("jetp", "jetwatch", "jetp.pyz")
+_COMMAND_LINE_BYTES = 16 * 1024  # room for two paths of 4 KiB, and more words than `jetp watch` takes
+_ENVIRONMENT_BYTES = 1024**2  # an agent's own; a PATH behind that much is not looked for
 
 
 class Agent(Struct, frozen=True):
@@ -94,12 +98,19 @@ def config_of(argv: Sequence[str], cwd: Path) -> Path | None:
 
 
 def read_others(known: Container[int], proc: Path = Path("/proc")) -> Iterator[Other]:
-    """Every agent but those with the pids `known`, as far as /proc shows them."""
+    """Every agent of this account and of root's but those with the pids `known`, as far as /proc shows them.
+
+    A command line lies in its process's own memory: that of another account may be one that never comes to an end.
+    """
     for pid in sorted(int(each.name) for each in proc.iterdir() if each.name.isdigit()):
         try:
-            argv = (proc / str(pid) / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
-            if pid not in known and is_agent(argv):
-                yield Other(pid, config_of(argv, (proc / str(pid) / "cwd").readlink()))
+            process = proc / str(pid)
+            if pid in known or process.stat().st_uid not in (0, os.geteuid()):
+                continue
+            line = read_proc(process / "cmdline", _COMMAND_LINE_BYTES)
+            argv = line.decode(errors="replace").rstrip("\0").split("\0")
+            if is_agent(argv):
+                yield Other(pid, config_of(argv, (process / "cwd").readlink()))
         except OSError:
             continue
 
@@ -107,7 +118,7 @@ def read_others(known: Container[int], proc: Path = Path("/proc")) -> Iterator[O
 def surroundings_of(pid: int, proc: Path = Path("/proc")) -> tuple[str, str]:
     """PATH and working directory of a process, which its commands get; empty where they cannot be seen."""
     try:
-        environ = (proc / str(pid) / "environ").read_text(errors="surrogateescape")
+        environ = os.fsdecode(read_proc(proc / str(pid) / "environ", _ENVIRONMENT_BYTES))
         cwd = str((proc / str(pid) / "cwd").readlink())
     except OSError:
         return "", ""

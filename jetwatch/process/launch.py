@@ -27,6 +27,7 @@ from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
 from jetwatch.records import FORMAT, CommandResult, CommandSpec, Evidence, ProcessId, Sight, from_json
 
 _PROGRAM = (
+    "bounded.py",
     "process/__init__.py",
     "process/output.py",
     "process/tail.py",

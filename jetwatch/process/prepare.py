@@ -64,12 +64,9 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
     argv, values = _rendered(command, start)
     secrets = _secrets(command, start.secrets, surroundings)
     mark = f"JETWATCH_STEP={start.step_id}"
-    env = {
-        **_environment(command, account, secrets, surroundings),
-        **values,
-        **start.extra_env,
-        "JETWATCH_STEP": start.step_id,
-    }
+    # First in the environment, so that one page shows them; and the last word, so that nothing else stands there.
+    marks = {"JETWATCH_STEP": start.step_id, **start.extra_env}
+    env = {**marks, **_environment(command, account, secrets, surroundings), **values, **marks}
     if start.outputs_path is not None:
         env["JETWATCH_OUTPUT"] = start.outputs_path
     _refuse_impossible(env)

@@ -18,15 +18,24 @@ import signal
 import time
 from _thread import allocate_lock  # that of threading, which a supervisor does without
 
+from jetwatch.bounded import read_proc
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _PROC = "/proc"
+_STAT_BYTES = 1024  # a name of 64 bytes at most, and 51 numbers
+_NAME_BYTES = 64  # TASK_COMM_LEN is 16
+_LIMITS_BYTES = 4096  # 17 lines of 78 bytes
+_LOAD_BYTES = 256
+_MARK_WITHIN_BYTES = 4096  # the mark is the first variable that a command is given
+_NOT_FOR_US = b"?"  # an environment without any mark
 _EXITING = 0x4  # PF_EXITING and PF_KTHREAD of the kernel's sched.h, as /proc/PID/stat shows them
 _KERNEL_THREAD = 0x200000
 _PASSES = 100
 _MOST_PIDS = 2**22
+_MEMBERS_BYTES = 8 * _MOST_PIDS  # each of them in a line
 _INIT = 1  # the parent of everybody who lost theirs: to call it ours would be to end the machine
 _BRAND_LIMIT = 10  # RLIMIT_LOCKS, which the module `resource` has no name for
 _BRAND_LINE = b"%-25s %d "  # as /proc/PID/limits shows the name and the soft limit
@@ -70,8 +79,7 @@ class Process:
 def look_up(pid: int) -> Process | None:
     """The process with this pid now, None when there is none or it is hidden from us (mount option hidepid)."""
     try:
-        with open(f"{_PROC}/{pid}/stat", "rb") as source:
-            text = source.read()
+        text = read_proc(f"{_PROC}/{pid}/stat", _STAT_BYTES)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The name may hold spaces and parentheses: what follows the last one is fixed (proc_pid_stat(5), fields 3 to 22).
@@ -90,8 +98,7 @@ def look_up(pid: int) -> Process | None:
 def name_of(pid: int) -> str:
     """What the process calls itself, at most 15 bytes; empty when it is gone."""
     try:
-        with open(f"{_PROC}/{pid}/comm", errors="replace") as source:
-            return source.read().strip()
+        return read_proc(f"{_PROC}/{pid}/comm", _NAME_BYTES).decode(errors="replace").strip()
     except OSError:
         return ""
 
@@ -129,8 +136,7 @@ def meet_everybody(
 
 def _newest_first(pids: set[int]) -> list[int]:
     """Numbers are given away upwards, and from below again when there is none left above."""
-    with open(f"{_PROC}/loadavg") as source:
-        newest = int(source.read().split()[-1])
+    newest = int(read_proc(f"{_PROC}/loadavg", _LOAD_BYTES).split()[-1])
     return sorted(pids, key=lambda pid: (newest - pid) % _MOST_PIDS)
 
 
@@ -167,30 +173,32 @@ def hard_limit_of_brands() -> int:
 
 
 def is_marked(process: Process, mark: Mark) -> bool | None:
-    """Whether it carries `mark`; None when it has ended, and nobody can tell."""
+    """Whether it carries `mark`; None when it has ended, and nobody can tell.
+
+    The brand is asked for first: the kernel keeps it. The environment lies in the process's own memory, which may be of
+    any size, and may be a file that another account serves and never gives: it is read of processes of our own account
+    alone, and no more than a page of it.
+    """
     if process.flags & _KERNEL_THREAD:
         return False
+    folder = f"{_PROC}/{process.pid}"
     try:
-        with open(f"{_PROC}/{process.pid}/environ", "rb") as source:
-            text = source.read()
+        if _BRAND_LINE % (b"Max file locks", mark.brand) in read_proc(f"{folder}/limits", _LIMITS_BYTES):
+            return True
+        text = read_proc(f"{folder}/environ", _MARK_WITHIN_BYTES) if _is_of_our_account(folder) else _NOT_FOR_US
     except (FileNotFoundError, ProcessLookupError):
         return None
     except PermissionError:
-        return _is_branded(process, mark.brand)  # somebody else's
-    if mark.variable in text.split(b"\0") or _is_branded(process, mark.brand):
-        return True
+        return False  # it hides itself, and has no brand
     if text:
-        return False
+        return mark.variable in text.split(b"\0")
     now = look_up(process.pid)  # it was started with nothing, or has given its memory back on its way out
     return None if now is None or now.is_ending else False
 
 
-def _is_branded(process: Process, number: int) -> bool:
-    try:
-        with open(f"{_PROC}/{process.pid}/limits", "rb") as source:
-            return _BRAND_LINE % (b"Max file locks", number) in source.read()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
+def _is_of_our_account(folder: str) -> bool:
+    """By the directory of a process, which has its effective user as owner, whatever the process allows others."""
+    return os.stat(folder).st_uid == os.geteuid()
 
 
 class Family:
@@ -266,8 +274,7 @@ class Family:
         found: set[int] = set()
         for folder, _, _ in os.walk(self.cgroup):
             try:
-                with open(f"{folder}/cgroup.procs") as source:
-                    found.update(int(line) for line in source)
+                found.update(map(int, read_proc(f"{folder}/cgroup.procs", _MEMBERS_BYTES).split()))
             except OSError:
                 continue  # removed meanwhile, or a group of threads
         return found

@@ -71,6 +71,14 @@ def test_a_shell_command_gets_values_by_environment_only() -> None:
     assert spec.env["JETWATCH_REVISION"] == "$(reboot)"
 
 
+def test_the_marks_stand_first_in_the_environment_whatever_else_is_in_it() -> None:
+    """Whoever looks for a command's processes reads no more than one page of each environment."""
+    long = {f"LONG_{n}": "x" * 100_000 for n in range(5)}
+    spec = prepared(Command(words=("true",), env={**long, "JETWATCH_STEP": "mine"}))
+    assert list(spec.env)[:2] == ["JETWATCH_STEP", "JETWATCH_CHECK"]
+    assert spec.mark == f"JETWATCH_STEP={spec.env['JETWATCH_STEP']}" == "JETWATCH_STEP=step-1"
+
+
 def test_the_environment_is_made_from_nothing() -> None:
     """PATH and LANG of the agent, the user's own names, the variables, the marks: and nothing else."""
     account = pwd.getpwuid(os.geteuid())

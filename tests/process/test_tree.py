@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from waiting import until
-from workbench import MARK, SCRIPTS, Workbench, as_nobody, need, need_root
+from workbench import MARK, NOBODY, SCRIPTS, Workbench, as_nobody, need, need_root
 
 from jetwatch.process import tree
 from jetwatch.process.place import find_place
@@ -145,6 +146,40 @@ def test_a_daemon_that_cleared_its_environment_is_found_by_its_brand(bench: Work
     (orphan,) = bench.survivors()
     assert pids(family(mark=mark)) == {orphan}
     assert pids(family(mark=mark[:-1])) == set()
+
+
+def test_an_environment_of_any_size_costs_one_page(bench: Workbench, popen: Started) -> None:
+    """What a process calls its environment may be as large as it likes; the mark stands first in it."""
+    pid, _ = begin(bench, popen, "/bin/sleep", "60", env={f"LONG_{n}": "x" * 100_000 for n in range(12)})
+    process = tree.look_up(pid)
+    assert process is not None
+    mark, other = tree.Mark(f"{MARK}={bench.mark}"), tree.Mark("OTHER=1")
+    until(lambda: tree.is_marked(process, mark))  # just after exec there is none yet
+    tracemalloc.start()
+    try:
+        assert tree.is_marked(process, other) is False
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_memory_of_other_accounts_is_never_read(bench: Workbench, popen: Started) -> None:
+    """It may be a file that is served by nobody, and never comes. The brand, which the kernel keeps, tells of them."""
+    need_root()
+    mark = tree.Mark(f"{MARK}={bench.mark}")
+
+    def begin_as_nobody(*, branded: bool) -> tree.Process:
+        child = subprocess.Popen(
+            ["/bin/sleep", "60"],
+            env={MARK: bench.mark},
+            user=NOBODY,
+            preexec_fn=lambda: tree.brand(mark.brand if branded else 2**61, tree.hard_limit_of_brands()),  # noqa: PLW1509
+        )
+        popen.append(child)
+        return until(lambda: (now := tree.look_up(child.pid)) and tree.name_of(child.pid) == "sleep" and now)
+
+    assert tree.is_marked(begin_as_nobody(branded=False), mark) is False
+    assert tree.is_marked(begin_as_nobody(branded=True), mark) is True
 
 
 @pytest.fixture

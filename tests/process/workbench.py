@@ -298,10 +298,10 @@ class Workbench:
 
     def left_behind(self) -> list[int]:
         """Every living process of this test: marked, registered, or a supervisor below its directory."""
-        mark, below = tree.Mark(f"{MARK}={self.mark}"), os.fsencode(self.root)
+        mark, below = f"{MARK}={self.mark}".encode(), os.fsencode(self.root)
         found = tree.meet_everybody(
             lambda process: (
-                process.pid != os.getpid() and (below in command_line(process.pid) or tree.is_marked(process, mark))
+                process.pid != os.getpid() and (below in command_line(process.pid) or mark in variables(process.pid))
             )
         )
         return sorted({*found, *self.survivors()})
@@ -318,6 +318,14 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def variables(pid: int) -> list[bytes]:
+    """The environment of a process, whosever it is; nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def as_nobody(call: Callable[[], Any]) -> Any:
