@@ -275,7 +275,8 @@ class Run(Struct, frozen=True):
     """One run of a watch, from its opening to its outcome. Its id is the `play_uuid`.
 
     The steps and hooks keep the configuration that the run began with. `progressed` is the last time that something
-    was recorded of it. `outcome` is None while the run is open. `seq` is the journal's own count, 0 until it is stored.
+    was recorded of it. `outcome` is None while the run is open. `has_cache`: its first step is a fetch that keeps what
+    it fetched; where, is a matter of the account. `seq` is the journal's own count, 0 until it is stored.
     """
 
     id: str
@@ -295,7 +296,7 @@ class Run(Struct, frozen=True):
     progressed: Stamp
     exclusive: str | None = None
     alarm: Alarm = EVERY_FAILURE
-    cache_path: str | None = None
+    has_cache: bool = False
     cancel: Trigger | None = None
     outcome: Outcome | None = None
     reason: str | None = None

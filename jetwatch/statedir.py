@@ -7,7 +7,7 @@
     hooks/ID.ATTEMPT/                             the same for hooks that belong to no run
     downloads/UUID/                               `download_path`
     exchange/STEP_ID                              a command's JETWATCH_OUTPUT file
-    cache/WATCH/                                  what fetches of content use again
+    cache/WATCH@UID/                              what fetches of content use again: one account's
     shim/DIGEST/  trash/                          the supervisor's program · what is being removed
 
 Everything is private to its owner. Only where a watch has a `user` of its own may others pass through (not list) the
@@ -178,9 +178,14 @@ class StateDir(Struct, frozen=True):
         """The run's `download_path`."""
         return self.downloads / run_id
 
-    def cache(self, watch: str) -> Path:
-        """What the fetches of one watch's content use again."""
-        return self.root / "cache" / watch
+    @property
+    def caches(self) -> Path:
+        """What fetches use again."""
+        return self.root / "cache"
+
+    def cache(self, watch: str, uid: int) -> Path:
+        """What the fetches of one watch's content use again, while they run as this account. No name has an `@`."""
+        return self.caches / f"{watch}@{uid}"
 
     def exchange(self, step_id: str) -> Path:
         """The JETWATCH_OUTPUT file of one start."""

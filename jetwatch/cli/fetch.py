@@ -23,6 +23,8 @@ from jetwatch.cli.places import PLACE
 from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, SECRETS_VARIABLE, Source
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
+from jetwatch.content.cache import make_private
+from jetwatch.content.places import enter
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
 from jetwatch.errors import ContentStalled, UsageError
 from jetwatch.telemetry.plain import size
@@ -93,7 +95,7 @@ def fetch(
 
 def _make_parents(directory: Path) -> None:
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        os.close(enter(directory.parent, make_missing=True).fd)
     except OSError as error:
         raise ContentStalled(f"{directory.parent}: no directory can be made there: {error.strerror}") from error
 
@@ -158,11 +160,16 @@ def _applied() -> str:
 
 
 def _usable(cache: Path | None) -> Path | None:
-    """The cache's directory, made if it is missing; None, and a word about it, where it cannot be."""
+    """The cache's directory, made if it is missing; None, and a word about it, where it cannot be.
+
+    Raises ContentStalled where another account could have a hand in it.
+    """
     if cache is None:
         return None
+    cache = cache.absolute()
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(enter(cache.parent, make_missing=True).fd)
+        make_private(cache)
     except OSError as error:
         print(f"jetp: {cache}: {os.strerror(error.errno or 0)}; going on without a cache", file=sys.stderr)
         return None

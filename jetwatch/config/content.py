@@ -257,7 +257,7 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
         full_url(content),
         "{{ download_path }}",
         "--revision={{ revision }}",
-        "--cache={{ state_dir }}/cache/{{ watch }}",
+        "--cache={{ cache_path }}",
         f"--deadline={template.timeout_s:g}",
     )
     env = {**template.env, OPTIONS_VARIABLE: json.dumps(options)}

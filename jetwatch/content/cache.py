@@ -20,6 +20,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch.content.places import entered
 from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error, write_all
 
@@ -59,8 +60,7 @@ class Cache:
         self._made: set[str] = set()
         try:
             for path in (directory, directory / "objects", directory / "sources"):
-                path.mkdir(mode=0o700, exist_ok=True)
-                _check_private(path)
+                make_private(path)
         except OSError as error:
             raise path_error(error, directory) from None
 
@@ -225,10 +225,19 @@ def _digest(source: int, size_bytes: int, copy: int | None) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _check_private(path: Path) -> None:
-    facts = path.stat(follow_symlinks=False)
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+def make_private(path: Path) -> None:
+    """Make a directory if it is missing, and refuse one that another account could have a hand in.
+
+    Raises ContentStalled: it, or one above it, belongs to somebody else or can be written by others, or it is a link.
+    """
+    with entered(path.parent) as above:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=above.fd)
+        facts = os.stat(path.name, dir_fd=above.fd, follow_symlinks=False)
+    mine = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+    if not mine or not above.ours:
+        wrong = path if not mine else f"{path.parent} or a directory above it"
         raise ContentStalled(
-            f"{path}: expected a directory of user {os.geteuid()} that nobody else may write to; "
+            f"{wrong}: expected a directory of user {os.geteuid()} that nobody else may write to; "
             "what is in it decides what a fetch delivers"
         )

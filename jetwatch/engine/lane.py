@@ -464,7 +464,6 @@ class Lane:
             trigger,
             run_id=run_id,
             download_path=str(self._runtime.layout.download(run_id)),
-            cache_path=str(self._runtime.layout.cache(self.name)),
             secret_files=secret_files,
             now=now,
         )

@@ -24,7 +24,6 @@ def plan_run(
     *,
     run_id: str,
     download_path: str,
-    cache_path: str,
     secret_files: Mapping[str, str],
     now: Stamp,
 ) -> Run:
@@ -55,7 +54,7 @@ def plan_run(
         progressed=now,
         exclusive=settings.exclusive,
         alarm=settings.alarm,
-        cache_path=cache_path if settings.content is not None else None,
+        has_cache=settings.content is not None,
     )
 
 

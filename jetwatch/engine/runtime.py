@@ -84,8 +84,9 @@ class Commands(Protocol):
         *,
         directories: tuple[Path, ...],
         owner: str | None,
+        cache_of: str | None = None,
     ) -> ProcessId | None:
-        """Start a step of a run under a supervisor; make `directories` for `owner` first."""
+        """Start a step of a run under a supervisor; make `directories`, and a watch's cache, for `owner` first."""
 
     def start_hook(
         self,

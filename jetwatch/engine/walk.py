@@ -96,14 +96,20 @@ class Walk:
             return False
         step = replace(step, state=StepState.STARTED, attempt=step.attempt + 1, started=now)
         self._put(step, now, StepStarted(**self._whose(), step=step.name, attempt=step.attempt))
-        wanted = (self.run.download_path, self.run.cache_path) if step.number == 0 else ()
-        directories = tuple(Path(path) for path in wanted if path is not None)
+        directories = (Path(self.run.download_path),) if step.number == 0 else ()
+        cache_of = self.run.watch if step.number == 0 and self.run.has_cache else None
         variables = for_step(self.run, self._runtime.host)
         directory, name = self._directory(step), self._id(step)
 
         def begin() -> ProcessId | None:
             return self._runtime.commands.start_step(
-                step.command, directory, name, variables, directories=directories, owner=self.run.download_owner
+                step.command,
+                directory,
+                name,
+                variables,
+                directories=directories,
+                owner=self.run.download_owner,
+                cache_of=cache_of,
             )
 
         self.supervision.launch(begin)

@@ -6,10 +6,12 @@ found in its step directory alone; this object remembers nothing about it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import msgspec
@@ -60,16 +62,20 @@ class Commands:
         *,
         directories: tuple[Path, ...],
         owner: str | None,
+        cache_of: str | None = None,
     ) -> ProcessId | None:
         """Start a step of a run under a supervisor of its own, in a fresh `directory`. Blocks.
 
-        `directories` are made first where they are missing, and given to the user `owner` (None: the agent's).
+        `directories` are made first where they are missing, and given to the user `owner` (None: the agent's). So is
+        the cache of the watch `cache_of`; the step is told of it as `cache_path`.
         Raises CommandNotStarted when it cannot be started (`no_supervisor`, `no_room`: not now; anything else: never).
         """
         with _room_needed():
             directory.mkdir(mode=0o700, parents=True)
             for path in directories:
                 _make_for(path, owner)
+            if cache_of is not None:
+                variables = {**variables, "cache_path": str(self._own_cache(cache_of, owner))}
         return self._launch(command, directory, step_id, variables)
 
     def start_hook(
@@ -185,6 +191,16 @@ class Commands:
 
     # -- what runs leave
 
+    def _own_cache(self, watch: str, owner: str | None) -> Path:
+        """The watch's cache for this account. Those that it had for other accounts are removed."""
+        uid, _ = user_ids(owner) or (os.geteuid(), os.getegid())
+        path = self._layout.cache(watch, uid)
+        for found in self._layout.caches.glob(f"{watch}@*"):
+            if found != path or not _is_usable_cache(path, uid):
+                _remove_tree(found)
+        _make_for(path, owner)
+        return path
+
     def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """Write the secret environments of a run's commands to private files. Returns the path by command.
 
@@ -243,6 +259,9 @@ class Commands:
         for path in _entries(self._layout.exchange("")):
             if _is_guid(path.name):
                 self._forget_outputs(path.name)
+        for path in _entries(self._layout.caches):
+            if "@" not in path.name:  # of before caches belonged to one account, or half removed
+                _remove_tree(path)
         self._place.sweep()
 
     def _homes(self) -> tuple[Path, Path]:
@@ -271,10 +290,25 @@ def _room_needed() -> Iterator[None]:
 
 
 def _make_for(path: Path, owner: str | None) -> None:
-    path.mkdir(mode=0o700, exist_ok=True)
-    ids = user_ids(owner)
-    if ids is not None:
+    """Make a private directory for a user. One that is there must be the user's, or ours since we were killed here."""
+    own = (os.geteuid(), os.getegid())
+    ids = user_ids(owner) or own
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid not in (own[0], ids[0]):
+        raise PermissionError(errno.EPERM, f"expected a directory of uid {ids[0]}, found another one's", str(path))
+    if (found.st_uid, found.st_gid) != ids:
         os.chown(path, *ids, follow_symlinks=False)
+
+
+def _is_usable_cache(path: Path, uid: int) -> bool:
+    """Whether a cache is one account's alone. What is not there yet is."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True
+    return S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), uid) and not found.st_mode & 0o022
 
 
 def _write_plain_output(target: Path, run: Path, owner: str | None) -> None:

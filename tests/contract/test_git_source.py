@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -348,6 +349,71 @@ def test_no_hook_no_filter_and_no_configuration_runs(
     assert tree(target)["id"] == b"$Id$\n"
     assert tree(target)["pb.yml"] == FILES["pb.yml"]
     assert not (tmp_path / "ran").exists()
+
+
+def _poisoned_by_configuration(store: Path, program: Path, url: str) -> None:
+    (store / "config").write_text(
+        f'[protocol "ext"]\n\tallow = always\n[url "ext::{program} %S x"]\n\tinsteadOf = {url}\n'
+        f"[core]\n\trepositoryformatversion = 0\n\tbare = true\n\tsshCommand = {program}\n\tfsmonitor = {program}\n"
+        f"\talternateRefsCommand = {program}\n[uploadpack]\n\tpackObjectsHook = {program}\n"
+    )
+
+
+def _poisoned_by_an_included_file(store: Path, program: Path, url: str) -> None:
+    (store / "more").write_text(f'[protocol]\n\tallow = always\n[url "ext::{program} x"]\n\tinsteadOf = {url}\n')
+    with (store / "config").open("a") as configuration:
+        configuration.write("[include]\n\tpath = more\n[extensions]\n\tworktreeConfig = true\n")
+    shutil.copy(store / "more", store / "config.worktree")
+
+
+def _poisoned_by_alternates(store: Path, program: Path, url: str) -> None:
+    del program, url
+    (store / "objects/info/alternates").write_text("/nowhere/objects\n")
+
+
+def _poisoned_by_another_common_directory(store: Path, program: Path, url: str) -> None:
+    elsewhere = store.parent / "elsewhere"
+    shutil.copytree(store, elsewhere)
+    _poisoned_by_configuration(elsewhere, program, url)
+    (store / "commondir").write_text(f"{elsewhere}\n")
+
+
+def _poisoned_by_a_link(store: Path, program: Path, url: str) -> None:
+    elsewhere = store.parent / "elsewhere"
+    store.rename(elsewhere)
+    _poisoned_by_configuration(elsewhere, program, url)
+    store.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        _poisoned_by_configuration,
+        _poisoned_by_an_included_file,
+        _poisoned_by_alternates,
+        _poisoned_by_another_common_directory,
+        _poisoned_by_a_link,
+    ],
+)
+def test_nothing_that_lies_in_the_cache_can_make_git_run_a_program(
+    repository: Repository, tmp_path: Path, poison: Callable[[Path, Path, str], None]
+) -> None:
+    """Its configuration is written anew, and what no fetch makes is thrown away; the content comes all the same."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    source = repository.source()
+    source.fetch(revision(source), tmp_path / "first", tmp_path / "cache", silent)
+    poison(tmp_path / "cache/git", program, repository.url)
+    repository.put({"new": b"new"})
+    source.fetch(revision(source), tmp_path / "second", tmp_path / "cache", silent)
+    assert (tmp_path / "second/new").read_bytes() == b"new"
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "cache/git").is_symlink()
+    assert not (tmp_path / "cache/git/commondir").exists()
+    assert "program" not in (tmp_path / "cache/git/config").read_text()
 
 
 def test_a_submodule_is_refused_by_name_unless_asked_for(repository: Repository, target: Path) -> None:

@@ -93,6 +93,7 @@ class SimulatedMachine:
         *,
         directories: tuple[Path, ...],
         owner: str | None,
+        cache_of: str | None = None,
     ) -> ProcessId:
         """It begins at once."""
         with self._lock:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from waiting import until
 from workbench import NOBODY, Workbench, need, need_root, tmpfs
 
@@ -117,6 +118,74 @@ def test_another_users_step_owns_what_it_needs_and_sees_no_more(house: House) ->
     assert path.stat().st_uid == NOBODY
     assert result.output_tail.startswith("nobody\n")
     assert result.output_tail.count("Permission denied") == 3
+
+
+def _use_cache(house: House, user: str | None) -> Path:
+    """Where a fetch of the watch `web` has its cache, when it runs as this user; it leaves a file there."""
+    run = str(uuid.uuid4())
+    directory, step_id = house.layout.step(run, "download", 1), f"{run}.download.1"
+    command = house.command('touch "$JETWATCH_CACHE_PATH/mark" && echo cache=$JETWATCH_CACHE_PATH > $JETWATCH_OUTPUT')
+    house.commands.start_step(
+        replace(command, user=user), directory, step_id, {}, directories=(), owner=user, cache_of="web"
+    )
+    result = house.ended(directory, step_id)
+    assert result.exit_code == 0, result.output_tail
+    return Path(result.outputs["cache"])
+
+
+def test_a_cache_is_kept_while_the_account_is_the_same(house: House) -> None:
+    """It is private, and what a fetch left there the next one finds."""
+    cache = _use_cache(house, None)
+    assert cache == house.layout.cache("web", os.geteuid())
+    assert cache.stat().st_mode & 0o777 == 0o700
+    (cache / "kept").touch()
+    assert _use_cache(house, None) == cache
+    assert (cache / "kept").exists()
+
+
+def test_another_account_has_another_cache_and_the_old_one_goes(house: House, tmp_path: Path) -> None:
+    """Nothing of the former account is opened, re-owned or followed; other watches keep theirs."""
+    need_root()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    other = house.layout.cache("web-2", NOBODY)
+    other.mkdir()
+    before = _use_cache(house, "nobody")
+    assert before.stat().st_uid == NOBODY
+    (before / "link").symlink_to(tmp_path / "precious")
+    os.chown(before / "mark", NOBODY, NOBODY)
+    after = _use_cache(house, None)
+    assert {path.name for path in house.layout.caches.iterdir()} == {other.name, after.name}
+    assert [path.name for path in after.iterdir()] == ["mark"]
+    assert (after / "mark").stat().st_uid == 0
+    assert (tmp_path / "precious/file").exists()
+
+
+def test_a_cache_that_another_account_made_is_not_used(house: House) -> None:
+    """Neither its files nor a link in its place; one that others may write to begins anew."""
+    need_root()
+    cache = house.layout.cache("web", 0)
+    cache.mkdir()
+    (cache / "config").write_text("evil")
+    os.chown(cache, NOBODY, NOBODY)
+    assert [path.name for path in _use_cache(house, None).iterdir()] == ["mark"]
+    (cache / "config").write_text("evil")
+    cache.chmod(0o777)
+    assert [path.name for path in _use_cache(house, None).iterdir()] == ["mark"]
+
+
+def test_caches_of_before_they_belonged_to_an_account_are_removed(house: House, tmp_path: Path) -> None:
+    """They may be anybody's. What links in them lead to stays."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    old = house.layout.caches / "web"
+    (old / "git").mkdir(parents=True)
+    (old / "git/link").symlink_to(tmp_path / "precious")
+    new = house.layout.cache("web", os.geteuid())
+    new.mkdir()
+    house.commands.forget_half_done()
+    assert [path.name for path in house.layout.caches.iterdir()] == [new.name]
+    assert (tmp_path / "precious/file").exists()
 
 
 def test_what_can_never_start_is_refused_with_its_reason(house: House) -> None:
