@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from jetwatch import interpreter
 from jetwatch.config.content import full_url
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Content, ContentKind, Look
@@ -86,7 +86,7 @@ class Looks:
 
 def _child(content: Content, fetch: Command, timeout_s: float) -> Command:
     """The fetch, but that it only looks; it gives up by itself before it is ended."""
-    words = (sys.executable, "-m", "jetwatch", "fetch", "--look", full_url(content), f"--deadline={0.9 * timeout_s:g}")
+    words = interpreter.jetp("fetch", "--look", full_url(content), f"--deadline={0.9 * timeout_s:g}")
     return replace(fetch, words=words, timeout_s=timeout_s, grace_s=1.0)
 
 

@@ -7,14 +7,13 @@ repr, no command and no journal, and reach the fetch through its environment.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from msgspec.structs import asdict, replace
 
-from jetwatch import locator
+from jetwatch import interpreter, locator
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Number, Size, Text
 from jetwatch.config.tables import Key, Table, object_schema, read_keys
@@ -249,10 +248,7 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
     }
     if content.limits != Limits():
         options["limits"] = asdict(content.limits)
-    words = (
-        sys.executable,
-        "-m",
-        "jetwatch",
+    words = interpreter.jetp(
         "fetch",
         full_url(content),
         "{{ download_path }}",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import marshal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jetwatch import interpreter
 from jetwatch.process.become import Program, fork_here
 from jetwatch.process.forker import CLONE, LONGEST_BYTES, MARSHAL_VERSION
 from jetwatch.records import CommandSpec
@@ -91,7 +91,7 @@ class Forks:
             ours.settimeout(self._patience_s)
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", self._program, "--fork", str(its.fileno())],
+                    interpreter.isolated(str(self._program), "--fork", str(its.fileno())),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

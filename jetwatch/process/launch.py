@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from jetwatch import packaged
+from jetwatch import interpreter, packaged
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
 from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
@@ -126,7 +126,7 @@ def _run(program: Path, directory: Path, spec: CommandSpec, lock_fd: int) -> sub
     # The standard library's JSON, since a name on disk or in the environment may hold bytes that are no UTF-8.
     text = json.dumps(msgspec.to_builtins(spec)) + "\n"
     return subprocess.run(
-        [sys.executable, "-I", "-S", str(program), str(directory), str(lock_fd)],
+        interpreter.isolated(str(program), str(directory), str(lock_fd)),
         input=text.encode(),
         capture_output=True,
         pass_fds=(lock_fd,),

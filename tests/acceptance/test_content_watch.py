@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_process import AgentProcess, Site
+from hostile_modules import HostileModules
 from servers import BUCKET, S3Server
 from servers import seaweedfs_server as seaweedfs_server  # noqa: PLC0414 - a fixture
 
@@ -52,6 +53,22 @@ def test_a_bucket_is_applied_without_scripts_and_without_leaking_its_key(
     assert secret not in agent.story()
     found = subprocess.run(["grep", "-rlaF", secret, site.state], capture_output=True, text=True, check=False)
     assert found.stdout == ""
+
+
+def test_looks_and_fetches_import_nothing_from_where_a_watch_works(site: Site) -> None:
+    """Neither from its `cwd`, which may be another account's, nor from what its environment names."""
+    hostile = HostileModules(site.root / "hostile")
+    (site.root / "content").mkdir()
+    (site.root / "content" / "pb.yml").write_text("first")
+    config = {
+        "content": f"file://{site.root}/content",
+        "cwd": str(hostile.directory),
+        "env": hostile.environ,
+        "jet_command": {"shell": f'cp "$JETWATCH_DOWNLOAD_PATH/pb.yml" {site.root}/played'},
+    }
+    site.start(config, "--once", "--no-splay", before=("env", "-C", str(hostile.directory))).wait()
+    assert site.read("played") == "first"
+    assert hostile.imported == []
 
 
 def test_credentials_that_do_not_work_are_an_error_that_names_the_reason(

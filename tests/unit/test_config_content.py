@@ -38,7 +38,7 @@ def test_a_url_alone_is_a_source(tmp_path: Path) -> None:
     assert watch.retry == Retry()
     assert watch.download is not None
     assert watch.download.words is not None
-    assert watch.download.words[1:6] == ("-m", "jetwatch", "fetch", "s3://bucket/site/", "{{ download_path }}")
+    assert watch.download.words[3:6] == ("fetch", "s3://bucket/site/", "{{ download_path }}")
 
 
 def test_retry_off_stays_off(tmp_path: Path) -> None:
