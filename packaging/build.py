@@ -5,7 +5,7 @@ fixed, and what is taken from an index is locked by its digest.
 
 All but sdist and wheel hold the agent with its libraries as one tree that serves every Python of PYTHONS: the Python
 parts are the same for all, and C parts carry their version in their file's name. Around the tree stands a virtual
-environment made by hand, whose interpreter is the machine's own, so `python -m jetwatch` means the same program
+environment made by hand, whose interpreter is the machine's own, so a Python that it starts finds the same program
 everywhere.
 """
 
@@ -124,7 +124,7 @@ def build_zipapp(site: Path) -> None:
     files["__main__.py"] = (ROOT / "packaging" / "zipapp" / "__main__.py").read_bytes()
     made = DIST / "jetp.pyz"
     with made.open("wb") as stream:
-        stream.write(b"#!/usr/bin/env python3\n")
+        stream.write(b'#!/bin/sh\nexec python3 -I "$0" "$@"\n')  # what is before the archive, Python does not read
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in sorted(files.items()):
                 entry = zipfile.ZipInfo(name, time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"]))[:6])

@@ -1,6 +1,6 @@
 """jetp.pyz: unpacks itself once into a private environment and goes on there.
 
-Libraries with C parts cannot be loaded from a zip, and the agent starts `python -m jetwatch` for its fetches: both want
+Libraries with C parts cannot be loaded from a zip, and the agent starts a Python of its own for its fetches: both want
 a real directory. It lies in JETWATCH_UNPACK_DIR, else /var/cache/jetwatch for root, else ~/.cache/jetwatch.
 """
 
