@@ -29,10 +29,14 @@ class Ended:
 
 @dataclass
 class Scripts:
-    """Runs a contributed script with a clean environment, and this Python first on PATH."""
+    """Runs a contributed script with a clean environment, and this Python first on PATH.
+
+    `before` are words before its path: a Python that is not isolated, where a test changes what the library does.
+    """
 
     work: Path
     env: dict[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
     runs: int = 0
 
     def run(self, name: str, *arguments: str | Path, **variables: str) -> Ended:
@@ -40,7 +44,7 @@ class Scripts:
         self.runs += 1
         output = self.work / f"output-{self.runs}"
         done = subprocess.run(
-            [path_of(name), *arguments],
+            [*self.before, path_of(name), *arguments],
             env={
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "HOME": str(self.work),

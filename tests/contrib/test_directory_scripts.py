@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def test_a_read_that_hangs_ends_at_the_timeout(scripts: Scripts, source: Path, t
     hook.mkdir()
     # A dead mount cannot be had everywhere; what counts is that the one who looks is not the one who waits.
     (hook / "sitecustomize.py").write_text("import os, signal\nos.scandir = os.open = lambda *a, **k: signal.pause()\n")
+    scripts.before = (sys.executable,)
     began = time.monotonic()
     for name, place in (("check-directory", source), ("check-file", source / "pb.yml")):
         ended = scripts.run(name, place, "--timeout", "0.3", PYTHONPATH=str(hook))
