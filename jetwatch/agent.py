@@ -30,6 +30,7 @@ from jetwatch.control.server import Server
 from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Identity, Timetable
+from jetwatch.engine.unforeseen import internal_error
 from jetwatch.engine.variables import Host
 from jetwatch.errors import (
     DISK_FAILS,
@@ -149,6 +150,7 @@ class _Agent:
             on_stall=self._stalled,
             open_files=descriptors.limit(),
         )
+        self._journal.on_unreadable = self._runtime.tell
         self._state = _agent_state(options, settings, layout, self._place, self._runtime.clock.now())
         self._engine = Engine(
             self._runtime,
@@ -224,7 +226,11 @@ class _Agent:
     def _start(self, signals: Signals) -> None:
         # First what may fail: an agent that cannot start is not told to have started.
         if self._state.socket is not None:
-            self._server = Server(Path(self._state.socket), Answering(self._engine, self._runtime).submit)
+            self._server = Server(
+                Path(self._state.socket),
+                Answering(self._engine, self._runtime).submit,
+                on_error=lambda error: self._runtime.tell(internal_error(error, "control")),
+            )
             self._selector.register(self._server.fileno(), selectors.EVENT_READ, lambda: None)
         for told in self._journal.events_after(self._voice.told_seq):
             self._voice.tell(told)  # written by an earlier agent, or by `jetp` without one, and not yet told
@@ -241,7 +247,7 @@ class _Agent:
         )
         self._selector.register(signals.fd, selectors.EVENT_READ, lambda: self._handle(signals.read()))
         self._selector.register(self._done_fd, selectors.EVENT_READ, lambda: None)
-        found = Found(self._journal.watches(), self._journal.open_runs(), self._journal.owed_hooks())
+        found = Found.of(self._journal)
         thread = threading.Thread(target=self._work, args=(found,), name="engine", daemon=True)
         try:
             thread.start()

@@ -8,6 +8,7 @@ from jetwatch.control.protocol import Request, Response, Verb
 from jetwatch.control.server import Reply
 from jetwatch.engine.engine import Engine
 from jetwatch.engine.runtime import Runtime
+from jetwatch.engine.unforeseen import internal_error, unforeseen
 from jetwatch.errors import JetwatchError
 
 
@@ -30,6 +31,9 @@ class Answering:
                 self._do(request, reply)
             except JetwatchError as error:
                 reply(Response.refusal(error.exit_code, str(error)))
+            except Exception as error:  # noqa: BLE001 - what one asks for must not end the agent of all
+                self._runtime.tell(internal_error(error, "verb", request.watch or ""))
+                reply(Response.refusal(JetwatchError.exit_code, str(unforeseen(error))))
 
         self._runtime.post(do)
 

@@ -20,9 +20,10 @@
     │   └── ContentStalled          1  a person is needed
     ├── WordError                   –  a command template cannot become argv
     └── CommandNotStarted           –  a command could not be started: a code and a sentence
+        └── Unforeseen              –  a worker raised what nobody named
 
 A class carries the facts and builds its own sentence. `exit_code` is what `jetp` leaves with when nobody else
-handles the error; for the last two the engine records a result instead.
+handles the error; for the last three the engine records a result instead.
 """
 
 from __future__ import annotations
@@ -171,6 +172,22 @@ class CommandNotStarted(JetwatchError):
     def __init__(self, code: str, sentence: str) -> None:
         self.code = code
         super().__init__(sentence)
+
+
+class Unforeseen(CommandNotStarted):
+    """A worker raised what nobody named. It is the error of the action that it worked for, and of nothing else.
+
+    `kind` says what was raised, `trace` where, a line for each call. The exception's own words are left out: they may
+    hold a secret.
+    """
+
+    def __init__(self, kind: str, trace: str) -> None:
+        self.kind = kind
+        self.trace = trace
+        super().__init__(
+            "internal_error",
+            f"jetwatch itself failed here ({kind}); its log says where (internal_error). Please report that",
+        )
 
 
 class ContentError(JetwatchError):

@@ -389,6 +389,34 @@ class RetentionRefused(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class RowUnreadable(Event, frozen=True, kw_only=True):
+    """A row of the journal cannot be read; everything else goes on. Told once by each agent that meets it.
+
+    `table`: run, watch, outbox, event, agent. An open run is closed as lost once nothing of it lives, a hook is
+    abandoned, a watch is suspended until a person resumes it. What stood there is kept in the journal's table `unread`.
+    """
+
+    name = "row_unreadable"
+    level = "error"
+    table: str
+    row: str
+    detail: str
+
+
+class InternalError(Event, frozen=True, kw_only=True):
+    """Something went wrong that nobody has foreseen: it is the error of this `action`, and everything else goes on.
+
+    `error` is the kind of it, `traceback` the calls that led there, the newest last. No values: they may be secrets.
+    `action`: check, start, cancel, look, end, bury, measure, sweep, tidy, secrets, reload, verb, control.
+    """
+
+    name = "internal_error"
+    level = "error"
+    action: str
+    error: str
+    traceback: str | None = None
+
+
 class MetricsFailed(Event, frozen=True, kw_only=True):
     """Figures cannot be given out by this road; it is tried again. Told once, until it worked again."""
 
@@ -431,7 +459,7 @@ class Change(Struct, frozen=True):
     """Everything that is written in one transaction: new states of records, and the events that tell of them.
 
     `durable` false: the newest checks may be forgotten by a power cut (never by a kill); nothing that starts or
-    ends a run is such a change.
+    ends a run is such a change. `abandoned`: ids of owed hooks whose rows cannot be read.
     """
 
     at: Stamp
@@ -441,6 +469,7 @@ class Change(Struct, frozen=True):
     agent: AgentState | None = None
     events: tuple[Event, ...] = ()
     durable: bool = True
+    abandoned: tuple[int, ...] = ()
 
 
 class Told(Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from jetwatch.content_records import Look
 
@@ -274,9 +275,10 @@ class Trigger(Struct, frozen=True):
 class Run(Struct, frozen=True):
     """One run of a watch, from its opening to its outcome. Its id is the `play_uuid`.
 
-    The steps and hooks keep the configuration that the run began with. `progressed` is the last time that something
-    was recorded of it. `outcome` is None while the run is open. `has_cache`: its first step is a fetch that keeps what
-    it fetched; where, is a matter of the account. `seq` is the journal's own count, 0 until it is stored.
+    The steps and hooks keep the configuration that the run began with; a run whose row cannot be read has none.
+    `progressed` is the last time that something was recorded of it. `outcome` is None while the run is open.
+    `has_cache`: its first step is a fetch that keeps what it fetched; where, is a matter of the account. `seq` is the
+    journal's own count, 0 until it is stored.
     """
 
     id: str
@@ -312,11 +314,27 @@ class Run(Struct, frozen=True):
 
     @property
     def play_began(self) -> bool:
-        """Whether the play's command may have changed the machine."""
-        return any(
+        """Whether the play's command may have changed the machine. Of a run that cannot be read nobody knows."""
+        return not self.steps or any(
             step.name == "play" and step.attempt > 0 and not (step.result and step.result.ending is Ending.NOT_STARTED)
             for step in self.steps
         )
+
+
+class UnreadRun(Struct, frozen=True):
+    """An open run whose row cannot be read: what stands in its columns."""
+
+    id: str
+    watch: str
+    opened_us: int
+
+
+class UnreadHook(Struct, frozen=True):
+    """An owed hook whose row cannot be read: what stands in its columns."""
+
+    id: int
+    watch: str
+    run_id: str | None
 
 
 class Suspension(Struct, frozen=True):
@@ -480,6 +498,9 @@ class AgentView(Struct, frozen=True):
 
 
 Record = TypeVar("Record")
+Said = TypeVar("Said", bound=Struct)
+
+_BEYOND_64_BITS = 2**63
 
 
 def is_text(text: str) -> bool:
@@ -491,9 +512,41 @@ def is_text(text: str) -> bool:
     return True
 
 
+def sound(record: Said) -> Said:
+    """`record`, made of what a stranger said, if the journal can hold it.
+
+    Raises ValueError when it holds what no row can: a number beyond 64 bits or none at all, half a character, anything
+    of another type.
+    """
+    kind = type(record).__name__
+    numbers = (value for value in astuple(record) if isinstance(value, int))
+    if any(not -_BEYOND_64_BITS <= number < _BEYOND_64_BITS for number in numbers):
+        raise ValueError(f"{kind}: a number has more than 64 bits")
+    try:
+        read_back = from_json(msgspec.json.encode(record), type(record))
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{kind}: {error}") from error
+    if read_back != record:
+        raise ValueError(f"{kind}: it would not be read back as it is")
+    return record
+
+
 def to_json(record: Any) -> bytes:
-    """A record as JSON (one line, UTF-8)."""
-    return msgspec.json.encode(record)
+    """A record as JSON (one line, UTF-8). Bytes of a name that are no UTF-8 are written as escapes (`\\udcff`)."""
+    try:
+        return msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_written_out(msgspec.to_builtins(record)))
+
+
+def _written_out(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_written_out(name): _written_out(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_written_out(each) for each in value]
+    return value
 
 
 def from_json(data: bytes | str, kind: type[Record]) -> Record:

@@ -58,7 +58,7 @@ class Reloading:
             settings, _ = load(self._config_path)
         except ConfigError as error:
             self._refuse(error)
-        except Exception as error:  # noqa: BLE001 - the thread's one catch-all: told, and the agent works on
+        except BaseException as error:  # noqa: BLE001 - the thread's one catch-all: told, and the agent works on
             self._refuse_whole(f"could not be read: {type(error).__name__}: {error}")
         else:
             self._adopt(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from jetwatch.cli.places import PLACE
 from jetwatch.clock import SystemClock
 from jetwatch.errors import NotPermitted, UsageError
+from jetwatch.events import RowUnreadable
 from jetwatch.journal.journal import Journal
 from jetwatch.process import tree
 from jetwatch.records import AgentState, Stamp
@@ -40,6 +42,7 @@ def reading(layout: StateDir) -> Iterator[Journal]:
     """The journal, opened to read. Raises NotPermitted, UsageError when there is none, JournalError."""
     refuse_foreign(layout)
     journal = Journal.open_to_read(layout.journal)
+    journal.on_unreadable = _warn
     try:
         yield journal
     finally:
@@ -57,12 +60,19 @@ def writing(layout: StateDir) -> Iterator[Journal]:
     lock_fd = take_lock(layout, own.start_ticks if own is not None else 0)
     try:
         journal = Journal.open(layout.journal)
+        journal.on_unreadable = _warn
         try:
             yield journal
         finally:
             journal.close()
     finally:
         os.close(lock_fd)
+
+
+def _warn(found: RowUnreadable) -> None:
+    """A row that cannot be read is left out, and said: the others are shown."""
+    row = f"{found.table} {found.row}"
+    print(f"jetp: warning: the journal's row {row} cannot be read and is left out: {found.detail}", file=sys.stderr)
 
 
 def refuse_foreign(layout: StateDir, wanted: int = os.R_OK) -> None:

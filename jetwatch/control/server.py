@@ -47,7 +47,8 @@ class _Connection:
 class Server:
     """Listens at `path` from its making to `close`. All methods are for one thread; a `Reply` is for any.
 
-    `submit(request, reply)` hands a valid request on and returns at once; `reply` is called once, or never.
+    `submit(request, reply)` hands a valid request on and returns at once; `reply` is called once, or never. `on_error`
+    is told of what went wrong with a caller, and nobody foresaw.
     The caller holds the state directory's lock, so a socket file that is there belongs to a dead agent.
     Raises StateDirError when the socket cannot be made.
     """
@@ -59,11 +60,13 @@ class Server:
         *,
         allowed_uids: Collection[int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.path = path
         self._submit = submit
         self._allowed = frozenset(allowed_uids if allowed_uids is not None else (os.geteuid(), 0))
         self._monotonic = monotonic
+        self._on_error = on_error
         self._listener = _listen(path)
         self._file = _identity(path)
         self._epoll = select.epoll()
@@ -96,7 +99,7 @@ class Server:
             elif fd == self._wake:
                 self._take_answers()
             elif fd in self._connections:
-                self._serve(self._connections[fd], events)
+                self._serve_alone(self._connections[fd], events)
         now = self._monotonic()
         if self._resting_until is not None and self._resting_until <= now:
             self._resting_until = None
@@ -154,6 +157,15 @@ class Server:
         if len(self._connections) >= CONNECTION_LIMIT:
             return Response.refusal(_BUSY, f"{CONNECTION_LIMIT} callers are being served: try again later")
         return None
+
+    def _serve_alone(self, connection: _Connection, events: int) -> None:
+        """A caller with whom something goes wrong that nobody foresaw is hung up on; the others are served."""
+        try:
+            self._serve(connection, events)
+        except Exception as error:  # noqa: BLE001 - one caller must not end the agent of all
+            self._on_error(error)
+            if connection.number in self._by_number:
+                self._drop(connection)
 
     def _serve(self, connection: _Connection, events: int) -> None:
         if connection.answer is not None:

@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
 from pathlib import Path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,6 +49,11 @@ def zone_named(name: str | None) -> tzinfo:
     """The zone of this IANA name; None: the machine's own. Raises KeyError for one that is not known."""
     if name is None:
         return local_zone()
+    return _zone_once_read(name)
+
+
+@cache  # the configuration names few, and one that was read once is not missed while a play replaces tzdata
+def _zone_once_read(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo  # in each that needs it: most agents have no zone
 
     return ZoneInfo(name)

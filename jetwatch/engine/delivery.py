@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from jetwatch.engine import outbox
 from jetwatch.engine.runtime import Runtime
-from jetwatch.engine.supervision import Supervision
+from jetwatch.engine.supervision import BURY_PATIENCE_S, Supervision, not_started
 from jetwatch.engine.variables import delivery_id, for_hook
 from jetwatch.engine.walk import step_finished
 from jetwatch.errors import CommandNotStarted
@@ -31,6 +31,7 @@ class Delivery:
     def __init__(
         self,
         runtime: Runtime,
+        watch: str,
         owed: list[OutboxEntry],
         *,
         on_change: Callable[[], None],
@@ -38,7 +39,7 @@ class Delivery:
         on_abandoned: Callable[[], None],
     ) -> None:
         self.owed = owed
-        self.supervision = Supervision(runtime, on_change=on_change, on_pause=self._deferred)
+        self.supervision = Supervision(runtime, watch, on_change=on_change, on_pause=self._deferred)
         self.tried: set[int] = set()
         self._runtime = runtime
         self._on_settled = on_settled
@@ -99,10 +100,7 @@ class Delivery:
         refusal = self.supervision.refusal
         if refusal is not None:
             # A hook that cannot be started now has failed this time, like any other failure: it is tried again.
-            result = CommandResult(
-                step_id=delivery_id(entry), ending=Ending.NOT_STARTED, reason=refusal.code, detail=str(refusal)
-            )
-            return Evidence(Sight.DONE, result=result)
+            return Evidence(Sight.DONE, result=not_started(delivery_id(entry), refusal))
         return self.supervision.look(self._directory(entry), delivery_id(entry))
 
     def _deliver(self, entry: OutboxEntry) -> bool:
@@ -146,7 +144,8 @@ class Delivery:
     def _conclude(self, entry: OutboxEntry, result: CommandResult | None) -> bool:
         if result is None and not self.supervision.buried:
             if self.supervision.may_launch():
-                self.supervision.bury(self._directory(entry), delivery_id(entry))
+                directory, name = self._directory(entry), delivery_id(entry)
+                self.supervision.bury(lambda: self._runtime.commands.bury(directory, name, BURY_PATIENCE_S))
             return False
         self.supervision.reset()
         self.tried.add(entry.id)
@@ -156,7 +155,9 @@ class Delivery:
         entry, more = outbox.after_try(entry, told, self._runtime.clock.now(), waiting=len(self.owed))
         self._put(entry, event, *more)
         if entry.run_id is None:
-            self._runtime.commands.forget_try(directory)
+            self._runtime.attempt(
+                lambda: self._runtime.commands.forget_try(directory), action="sweep", watch=entry.watch
+            )
         if entry.state is not HookState.OWED:
             self._leave(entry)
         return True

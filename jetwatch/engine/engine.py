@@ -8,7 +8,9 @@ findable.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +19,7 @@ from jetwatch.config.model import Settings, WatchSettings
 from jetwatch.engine import retention, verbs
 from jetwatch.engine.admission import SPLAY, is_a_matter_of_turn, waits_for_window
 from jetwatch.engine.lane import Lane, Report
+from jetwatch.engine.opening import unread_run
 from jetwatch.engine.outcome import CANCELLED_BY_STOP
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
@@ -25,6 +28,7 @@ from jetwatch.events import (
     AgentStopping,
     ConfigRejected,
     ConfigReloaded,
+    HookAbandoned,
     RetentionRefused,
     RetentionSwept,
 )
@@ -37,22 +41,63 @@ from jetwatch.records import (
     Run,
     Trigger,
     TriggerKind,
+    UnreadHook,
+    UnreadRun,
     WatchState,
 )
 
 STOP_PATIENCE_US = 1_500_000
 """How long a detaching agent waits for checks that it killed: within the 2 s that it has in all."""
 
+_UNREAD = "its row in the journal cannot be read: what was suspended, held or quarantined is not known any more"
+
 MOST_PROBLEMS_KEPT = 20
 """Of a configuration that was rejected, for `jetp status`."""
 
 
+class Memory(Protocol):
+    """What an engine that starts asks the journal for."""
+
+    def watches(self) -> dict[str, WatchState]:
+        """Every watch that was ever known, by name, but those of `unread_watches`."""
+
+    def open_runs(self) -> list[Run]:
+        """The runs without an outcome, but those of `unread_runs`."""
+
+    def owed_hooks(self) -> list[OutboxEntry]:
+        """Every hook that is still owed, in its order, but those of `unread_hooks`."""
+
+    def unread_watches(self) -> tuple[str, ...]:
+        """The watches whose rows cannot be read."""
+
+    def unread_runs(self) -> list[UnreadRun]:
+        """The runs without an outcome whose rows cannot be read."""
+
+    def unread_hooks(self) -> list[UnreadHook]:
+        """The owed hooks whose rows cannot be read."""
+
+
 class Found(Struct, frozen=True):
-    """What the journal says of an earlier agent's work."""
+    """What the journal says of an earlier agent's work; `unread_…` is what of it cannot be read."""
 
     watches: Mapping[str, WatchState]
     runs: list[Run]
     owed: list[OutboxEntry]
+    unread_watches: tuple[str, ...] = ()
+    unread_runs: Sequence[UnreadRun] = ()
+    unread_hooks: Sequence[UnreadHook] = ()
+
+    @classmethod
+    def of(cls, journal: Memory) -> Found:
+        """All of it."""
+        return cls(
+            journal.watches(),
+            journal.open_runs(),
+            journal.owed_hooks(),
+            journal.unread_watches(),
+            journal.unread_runs(),
+            journal.unread_hooks(),
+        )
 
 
 class Engine:
@@ -85,7 +130,7 @@ class Engine:
     # -- the loop
 
     def run(self, found: Found) -> None:
-        """Work until stopped, or with `once` until everything was done once. Raises what a worker failed with."""
+        """Work until stopped, or with `once` until everything was done once."""
         self._runtime.journal.begin()
         self._open_lanes(found)
         self._runtime.watch_fd(self._runtime.clock.timer_fd, self._timer_rang)
@@ -101,7 +146,8 @@ class Engine:
 
     def _open_lanes(self, found: Found) -> None:
         self._states = dict(found.watches)
-        runs = {run.watch: run for run in found.runs}
+        self._put_right(found)
+        runs = {run.watch: run for run in (*map(unread_run, found.unread_runs), *found.runs)}
         names = [*self._settings.watches, *runs, *(entry.watch for entry in found.owed)]
         for name in dict.fromkeys(names):
             self._lanes[name] = Lane(
@@ -115,14 +161,28 @@ class Engine:
                 owed=[entry for entry in found.owed if entry.watch == name],
             )
 
+    def _put_right(self, found: Found) -> None:
+        """A watch of which nobody can read what was decided starts nothing; a hook that cannot be read is given up."""
+        for name in found.unread_watches:
+            self._states[name], events = verbs.suspend(
+                WatchState(name), by="jetwatch", reason=_UNREAD, for_s=None, now=self._runtime.clock.now()
+            )
+            self._runtime.commit(*events, watches=(self._states[name],))
+        for hook in found.unread_hooks:
+            state = self._states.get(hook.watch, WatchState(hook.watch))
+            state = self._states[hook.watch] = replace(state, hooks_abandoned=state.hooks_abandoned + 1)
+            event = HookAbandoned(
+                watch=hook.watch, play_uuid=hook.run_id or "", step="", deliveries=0, reason="row_unreadable"
+            )
+            self._runtime.commit(event, watches=(state,), abandoned=(hook.id,))
+
     def _prepare(self) -> None:
-        """What an earlier agent left is put in order before the first check."""
+        """What an earlier agent's checks left is ended before the first check. What its runs left can wait."""
         self._forget_old_runs()
 
-        def tidy() -> frozenset[str]:
+        def tidy() -> None:
             self._runtime.commands.end_old_checks()
             self._runtime.commands.forget_half_done()
-            return self._runtime.commands.leftovers()
 
         self._runtime.work(tidy, self._begin, name="tidy")
 
@@ -138,9 +198,9 @@ class Engine:
             self._runtime.journal.mark_swept(swept)
         self._runtime.journal.prune(now.wall_us)
 
-    def _begin(self, leftovers: frozenset[str] | CommandNotStarted) -> None:
-        if not isinstance(leftovers, CommandNotStarted):
-            self._tidy(leftovers)
+    def _begin(self, _: CommandNotStarted | None) -> None:
+        # Nothing waits for this: download_dir may be a dead mount.
+        self._runtime.work(self._runtime.commands.leftovers, self._tidy, name="tidy")
         self._ready = True
         for lane in self._lanes.values():
             if self.once:
@@ -148,12 +208,14 @@ class Engine:
             lane.plan_first()
             self.changed(lane)
 
-    def _tidy(self, leftovers: frozenset[str]) -> None:
+    def _tidy(self, leftovers: frozenset[str] | CommandNotStarted) -> None:
         """What is known to be swept goes. What is not known may be another agent's; only secrets go that are ours."""
+        if isinstance(leftovers, CommandNotStarted):
+            return
         swept = self._runtime.journal.swept_among(leftovers)
         standing = {run.id for run in self._runtime.journal.unswept()}
         for run_id in leftovers - standing - frozenset(swept):
-            self._runtime.commands.forget_secrets(run_id)
+            self._runtime.attempt(partial(self._runtime.commands.forget_secrets, run_id), action="secrets", watch="")
         self._remove(swept)
 
     def _advance(self) -> None:
@@ -325,7 +387,7 @@ class Engine:
                 self._runtime.journal.prune(now.wall_us)
                 self._remove(swept)
 
-        self._runtime.work(measure, remove, name="measure")
+        self._runtime.work(measure, remove, name="measure", watch=watch)
 
     def _remove(self, swept: tuple[str, ...]) -> None:
         if swept:
@@ -334,8 +396,10 @@ class Engine:
             )
 
     def _swept(self, swept: tuple[str, ...], refused: list[tuple[str, str]] | CommandNotStarted) -> None:
+        if isinstance(refused, CommandNotStarted):
+            return  # they are marked: the next agent removes what is left of them
         self._runtime.tell(RetentionSwept(runs=len(swept)))
-        for path, reason in () if isinstance(refused, CommandNotStarted) else refused:
+        for path, reason in refused:
             self._runtime.tell(RetentionRefused(path=path, reason=reason))
 
     # -- configuration

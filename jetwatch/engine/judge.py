@@ -70,12 +70,14 @@ def judge(
         state = replace(state, due=due, waiting_for=(), window=window, retry=None, retry_at=None)
     if manual is not None:
         state = replace(state, trigger=None)
-    if told.result is not None or told.look is not None:
+    if told.result is not None or told.look is not None or told.failure is not None:
         events = (_finished(state.watch, question, answer, told.result, now), *events)
     return Judgement(answer, state, due, manual, first_error, events)
 
 
 def _answer(settings: WatchSettings, state: WatchState, question: Question, told: Told) -> Answer:
+    if told.failure is not None:
+        return Answer(CheckResult.ERROR, told.failure.code, detail=str(told.failure))
     checked = read_check(told.result) if told.result is not None else None
     if question.known is not None and settings.check is not None:
         checked = Answer(CheckResult.DUE, values=dict(question.known.values))

@@ -34,7 +34,7 @@ from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
 from jetwatch.engine.variables import Streak, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
-from jetwatch.engine.walk import Walk
+from jetwatch.engine.walk import UnreadWalk, Walk
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import Blocked, CheckFinished, Event, Resumed, SplayStarted
 from jetwatch.records import (
@@ -118,6 +118,7 @@ class Lane:
         self.walk = self._walk(run, found=True) if run is not None else None
         self.delivery = Delivery(
             runtime,
+            name,
             owed,
             on_change=self._changed,
             on_settled=self._delivered,
@@ -375,7 +376,7 @@ class Lane:
         try:
             owed = self._owed_error(settings, judged.state, told.result, now) if judged.first_error else ()
         except CommandNotStarted:  # what the hook needs finds no room: the next check says the same, and first again
-            space = Space(*self._runtime.commands.free_space()[0])
+            space = Space(*self._runtime.commands.own_space())
             self._runtime.tell(disk_low(self.name, space.shortage(settings.disk_reserve)))
             window = replace(self.state.window, start=following) if self.state.window is not None else None
             self.put_state(replace(self.state, next_check=following, window=window))
@@ -455,7 +456,7 @@ class Lane:
         try:
             secret_files = self._runtime.commands.keep_secrets(run_id, secrets)
         except CommandNotStarted:  # the disk became full, or fails, since it was looked at
-            self._low = Space(*self._runtime.commands.free_space()[0])
+            self._low = Space(*self._runtime.commands.own_space())
             self._keep(settings, trigger, ("disk_low",), now)
             return
         run = plan_run(
@@ -477,13 +478,14 @@ class Lane:
         self._changed()
 
     def _walk(self, run: Run, *, found: bool) -> Walk:
-        return Walk(self._runtime, run, on_change=self._changed, on_close=self._close, found=found)
+        kind = Walk if run.steps else UnreadWalk
+        return kind(self._runtime, run, on_change=self._changed, on_close=self._close, found=found)
 
     def _close(self, run: Run, end: Close) -> None:
         """The one end of a run: outcome, what it means for the watch, the hooks it owes, in one transaction."""
         now = self._runtime.clock.now()
         run, finished = close(run, end, now)
-        retry = self.settings.retry if self.settings is not None else None
+        retry = self.settings.retry if self.settings is not None and run.steps else None
         state, more = after_run(self.state, run, retry, now, self._runtime.clock.uniform)
         turn = incident.after_run(self.state, state, run, now)
         state = turn.state
@@ -508,10 +510,11 @@ class Lane:
 
     def _settled(self, run_id: str | None) -> None:
         """A run, or whatever belongs to none, needs its secrets no more."""
-        if run_id is None:
-            self._runtime.commands.forget_secrets(self._runless)
-        elif self.run is None or self.run.id != run_id:
-            self._runtime.commands.forget_secrets(run_id)
+        settled = self._runless if run_id is None else run_id
+        if self.run is None or self.run.id != settled:
+            self._runtime.attempt(
+                lambda: self._runtime.commands.forget_secrets(settled), action="secrets", watch=self.name
+            )
 
     def _delivered(self, run_id: str | None) -> None:
         self._settled(run_id)

@@ -11,7 +11,19 @@ from jetwatch.engine.decide import Close
 from jetwatch.engine.variables import Host, Streak, owed_with
 from jetwatch.engine.verbs import rfc3339
 from jetwatch.events import DiskLow, RunDeferred, RunFinished, RunStarted
-from jetwatch.records import Command, OutboxEntry, Run, Shortage, Stamp, Step, Trigger, WatchState, WindowWait
+from jetwatch.records import (
+    Command,
+    OutboxEntry,
+    Run,
+    Shortage,
+    Stamp,
+    Step,
+    Trigger,
+    TriggerKind,
+    UnreadRun,
+    WatchState,
+    WindowWait,
+)
 
 NOT_OF_A_RUN = ("check", "on_error")
 """The commands of a watch that belong to no run."""
@@ -55,6 +67,28 @@ def plan_run(
         exclusive=settings.exclusive,
         alarm=settings.alarm,
         has_cache=settings.content is not None,
+    )
+
+
+def unread_run(found: UnreadRun) -> Run:
+    """What is known of an open run whose row cannot be read: that it was begun. Which commands it has nobody knows."""
+    opened = Stamp(found.opened_us, 0, "")
+    return Run(
+        id=found.id,
+        watch=found.watch,
+        trigger=Trigger(TriggerKind.CHECK, opened),
+        attempt=1,
+        revision="",
+        previous_revision="",
+        applied_revision="",
+        values={},
+        config_digest="",
+        download_path="",
+        download_owner=None,
+        steps=(),
+        hooks={},
+        opened=opened,
+        progressed=opened,
     )
 
 

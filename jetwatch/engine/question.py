@@ -16,7 +16,7 @@ from jetwatch.engine.outcome import is_due
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.variables import for_check
 from jetwatch.errors import CommandNotStarted, ContentError
-from jetwatch.records import CommandResult, Deadline, Stamp, Trigger, TriggerKind, WatchState
+from jetwatch.records import CommandResult, Deadline, Stamp, Trigger, TriggerKind, WatchState, sound
 
 
 class Question(Struct, frozen=True):
@@ -34,11 +34,15 @@ class Question(Struct, frozen=True):
 
 
 class Told(Struct, frozen=True):
-    """`result` None: no check was run. `look` None: the watch has no content, or its check said that nothing is due."""
+    """`result` None: no check was run. `look` None: the watch has no content, or its check said that nothing is due.
+
+    `failure`: the question could not be asked to its end, and nothing else is known.
+    """
 
     result: CommandResult | None
     look: Look | ContentError | None
     spaces: tuple[Space, ...]
+    failure: CommandNotStarted | None = None
 
 
 Hear = Callable[[Question, Told], None]
@@ -75,7 +79,7 @@ class Asking:
                 look = look_until_settled(self._looker(settings, cancel_fd), settings, state, cancel_fd)
             return result, look, commands.free_space()
 
-        self._runtime.work(ask, lambda parts: self._back(question, parts), name=f"check {settings.name}")
+        self._runtime.work(ask, lambda parts: self._back(question, parts), name="check", watch=settings.name)
 
     def _check(
         self, question: Question, settings: WatchSettings, state: WatchState, cancel_fd: int
@@ -83,7 +87,7 @@ class Asking:
         """Called in the worker."""
         if settings.check is None:
             return None
-        return self._runtime.commands.check(
+        result = self._runtime.commands.check(
             settings.check,
             self._runtime.clock.new_id(),
             variables=for_check(state, question.kind, state.check_errors + 1, self._runtime.host),
@@ -91,9 +95,10 @@ class Asking:
             cancel_fd=cancel_fd,
             on_blocked=self._post_blocked,
         )
+        return sound(result)
 
     def _looker(self, settings: WatchSettings, cancel_fd: int) -> Callable[[Look | None], Look]:
-        return lambda known: self._runtime.looks.look(settings, known, cancel_fd, self._post_blocked)
+        return lambda known: sound(self._runtime.looks.look(settings, known, cancel_fd, self._post_blocked))
 
     def drop(self) -> None:
         """End a check that is running; whatever it says no longer counts."""
@@ -114,10 +119,16 @@ class Asking:
             os.close(self._cancel_fd)
         self._cancel_fd = None
         self.blocked = None
-        if not self._dropped and not isinstance(parts, CommandNotStarted):
-            result, look, spaces = parts
-            self._hear(question, Told(result, look, tuple(Space(*space) for space in spaces)))
+        if not self._dropped:
+            self._hear(question, _told(parts))
         self._on_change()
+
+
+def _told(parts: Parts | CommandNotStarted) -> Told:
+    if isinstance(parts, CommandNotStarted):
+        return Told(None, None, (), failure=parts)
+    result, look, spaces = parts
+    return Told(result, look, tuple(Space(*space) for space in spaces))
 
 
 def _wants_look(question: Question, result: CommandResult | None) -> bool:

@@ -1,7 +1,7 @@
 """What every watch's cycle stands on: one loop's inbox, descriptors and workers, the journal, and the voice.
 
-Only the engine's thread touches the journal and the watches; others leave a call in the inbox. A worker that fails in a
-way nobody named stops the agent loudly. What is told has been written first.
+Only the engine's thread touches the journal and the watches; others leave a call in the inbox. What a worker raises and
+nobody named is the error of the action that it worked for, never the agent's end. What is told has been written first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from jetwatch.clock import Clock
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Look
 from jetwatch.engine.patience import Journal, PatientJournal
+from jetwatch.engine.unforeseen import internal_error, unforeseen
 from jetwatch.engine.variables import Host
 from jetwatch.engine.workers import Workers
-from jetwatch.errors import CommandNotStarted, JournalStalled
+from jetwatch.errors import CommandNotStarted, JournalStalled, Unforeseen
 from jetwatch.events import Change, Event, Told
 from jetwatch.records import (
     AgentState,
@@ -63,6 +64,9 @@ class Commands(Protocol):
     def bury(self, directory: Path, step_id: str, patience_s: float) -> tuple[int, str] | None:
         """End everything that a dead supervisor left; pid and state of one who cannot be ended."""
 
+    def bury_run(self, run_id: str, patience_s: float, *, stop: bool) -> tuple[int, str] | None:
+        """The same for all steps of a run, whatever they are. Raises CommandNotStarted while a supervisor lives."""
+
     def check(
         self,
         command: Command,
@@ -101,6 +105,9 @@ class Commands(Protocol):
 
     def free_space(self) -> list[tuple[str, int, int]]:
         """Path, free bytes and free inodes of the file systems that runs need."""
+
+    def own_space(self) -> tuple[str, int, int]:
+        """The same of the state directory alone, whose disk is a local one: it may be asked in the engine's thread."""
 
     def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """Write the secret environments of a run's commands to private files. Raises CommandNotStarted."""
@@ -167,7 +174,6 @@ class Runtime:
         self._inbox_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox_fd, selectors.EVENT_READ, self._read_inbox)
-        self._failure: BaseException | None = None
         self._starts: deque[int] = deque()
         self._unstarted: list[tuple[Callable[[], None], str]] = []
         self._threads = Workers()
@@ -184,14 +190,12 @@ class Runtime:
     # -- in the engine's thread
 
     def wait(self) -> None:
-        """Wait until something happened, and let it be handled. Raises what a worker failed with."""
+        """Wait until something happened, and let it be handled."""
         for key, _ in self._selector.select(_NO_ROOM_PAUSE_S if self._unstarted else None):
             key.data()
         waiting, self._unstarted = self._unstarted, []
         for work, name in waiting:
             self._start(work, name)
-        if self._failure is not None:
-            raise self._failure
 
     def watch_fd(self, fd: int, call: Callable[[], None]) -> None:
         """Call whenever `fd` is readable."""
@@ -210,10 +214,18 @@ class Runtime:
         hooks: tuple[OutboxEntry, ...] = (),
         agent: AgentState | None = None,
         durable: bool = True,
+        abandoned: tuple[int, ...] = (),
     ) -> tuple[OutboxEntry, ...]:
         """Write a change with the events that tell it, then tell them. Returns the hooks with their ids."""
         change = Change(
-            at=self.clock.now(), runs=runs, watches=watches, hooks=hooks, agent=agent, events=events, durable=durable
+            at=self.clock.now(),
+            runs=runs,
+            watches=watches,
+            hooks=hooks,
+            agent=agent,
+            events=events,
+            durable=durable,
+            abandoned=abandoned,
         )
         told, stored = self.journal.commit(change)
         for each in told:
@@ -225,13 +237,23 @@ class Runtime:
         self._tell(Told(event, self.clock.now().wall_us))
 
     def work(
-        self, task: Callable[[], Result], then: Callable[[Result | CommandNotStarted], None], *, name: str
+        self,
+        task: Callable[[], Result],
+        then: Callable[[Result | CommandNotStarted], None],
+        *,
+        name: str,
+        watch: str = "",
     ) -> None:
-        """Do `task`, which may block, in a thread of its own; its result, or a refusal, comes back to `then`."""
+        """Do `task`, which may block, in a thread of its own; its result, or a refusal, comes back to `then`.
+
+        What it raises and nobody named comes back as Unforeseen, and is told as an error of `name` and `watch`.
+        """
         self.workers += 1
 
         def report(result: Result | CommandNotStarted) -> None:
             self.workers -= 1
+            if isinstance(result, Unforeseen):
+                self.tell(internal_error(result, name, watch))
             then(result)
 
         def work() -> None:
@@ -239,13 +261,19 @@ class Runtime:
                 result: Result | CommandNotStarted = task()
             except CommandNotStarted as error:
                 result = error
-            except BaseException as error:  # noqa: BLE001 - the thread's one catch-all: stop the agent, loudly
-                failure = error
-                self.post(lambda: self._fail(failure))
-                return
+            except BaseException as error:  # noqa: BLE001 - the thread's one catch-all: the error of its action
+                result = unforeseen(error)
             self.post(lambda: report(result))
 
-        self._start(work, name)
+        self._start(work, f"{name} {watch}".rstrip())
+
+    def attempt(self, call: Callable[[], Result], *, action: str, watch: str) -> Result | Unforeseen:
+        """Make a call that looks at what commands left. What it raises and nobody named is told, and returned."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - what strangers left must not end the agent
+            self.tell(internal_error(error, action, watch))
+            return unforeseen(error)
 
     def _start(self, work: Callable[[], None], name: str) -> None:
         try:
@@ -279,6 +307,3 @@ class Runtime:
         os.eventfd_read(self._inbox_fd)
         while self._inbox:
             self._inbox.popleft()()
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = error

@@ -1,7 +1,8 @@
 """Watching over one started command: its launch, its end, its overdue end, its burial. Steps and hooks alike.
 
 The rules: nothing but the step's directory says how it ended; a descriptor of the supervisor only says when to look. A
-supervisor that is far over its time is ended, and whom nobody can end makes its watch blocked.
+supervisor that is far over its time is ended, and whom nobody can end makes its watch blocked. What fails in a way
+nobody named is this command's failure where it surely never ran; else its directory is looked at again.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jetwatch.engine.runtime import Runtime
-from jetwatch.errors import DISK_FAILS, NOT_NOW, CommandNotStarted
-from jetwatch.records import Command, Evidence, ProcessId, Sight
+from msgspec.structs import replace
+
+from jetwatch.engine.runtime import Result, Runtime
+from jetwatch.errors import DISK_FAILS, NOT_NOW, CommandNotStarted, Unforeseen
+from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId, Sight, sound
 
 _RELOOK_US = 20_000  # a supervisor that has not yet said who it is does so within a few milliseconds
 _UNSEEN_US = 1_000_000  # a disk that fails
 _SLACK_S = 30.0
 _BLOCKED_AFTER_S = 7.0  # a holder says "blocked" 5 s after its KILL
-_BURY_PATIENCE_S = 5.0
+BURY_PATIENCE_S = 5.0
 _LONGEST_PAUSE_US = 30_000_000
 
 
@@ -30,11 +33,13 @@ class Supervision:
     def __init__(
         self,
         runtime: Runtime,
+        watch: str,
         *,
         on_change: Callable[[], None],
         on_pause: Callable[[CommandNotStarted, float], None],
     ) -> None:
         self._runtime = runtime
+        self._of_watch = watch
         self._on_change = on_change
         self._on_pause = on_pause
         self._pidfd: int | None = None
@@ -53,6 +58,7 @@ class Supervision:
         self.ended_supervisor = False
         self.blocked: tuple[int, str] | None = None
         self.refusal: CommandNotStarted | None = None
+        self._failure: Unforeseen | None = None
 
     def may_launch(self) -> bool:
         """Whether a start that failed for want of room or processes may be tried again."""
@@ -66,12 +72,15 @@ class Supervision:
     def launch(self, begin: Callable[[], ProcessId | None]) -> None:
         """Start a command in a worker. A refusal for good is in `refusal`; one for now is tried again later."""
         self.busy = True
-        self._runtime.work(begin, self._launched, name="start")
+        self._failure = None
+        self._runtime.work(begin, self._launched, name="start", watch=self._of_watch)
 
     def _launched(self, result: ProcessId | CommandNotStarted | None) -> None:
         self.busy = False
         self.wake_us = None
-        if isinstance(result, CommandNotStarted):
+        if isinstance(result, Unforeseen):
+            self._failure = result  # it may have begun all the same: its directory says so
+        elif isinstance(result, CommandNotStarted):
             if result.code in NOT_NOW:
                 self._pause(result)
             self.refusal = result
@@ -105,7 +114,7 @@ class Supervision:
         left_us = self._overdue_in_us(evidence, command)
         if left_us <= 0 and not self.ended_supervisor:
             self.ended_supervisor = True
-            self._runtime.commands.end_supervisor(directory, step_id)
+            self._attempt(lambda: self._runtime.commands.end_supervisor(directory, step_id), "end")
         look_us = max(1_000_000, min(left_us, self._blocked_in_us(evidence, command)))
         self.wake_us = now_us + look_us
 
@@ -126,40 +135,39 @@ class Supervision:
         left_us = round(command.timeout_s * 1e6) + told_us - self._age_us(evidence)
         if self.asked_to_stop_us is not None:
             left_us = min(left_us, self.asked_to_stop_us + told_us - self._runtime.clock.monotonic_us())
-        return left_us if left_us > 0 else round(_BURY_PATIENCE_S * 1e6)
+        return left_us if left_us > 0 else round(BURY_PATIENCE_S * 1e6)
 
     def stop(self, directory: Path, step_id: str) -> None:
         """Tell the supervisor once that its command is cancelled."""
         if self.asked_to_stop_us is None:
             self.asked_to_stop_us = self._runtime.clock.monotonic_us()
-            self._runtime.commands.ask_to_stop(directory, step_id)
+            self._attempt(lambda: self._runtime.commands.ask_to_stop(directory, step_id), "cancel")
 
-    def bury(self, directory: Path, step_id: str) -> None:
-        """End, in a worker, what a dead supervisor left. `buried` says when that is done."""
+    def bury(self, end: Callable[[], tuple[int, str] | None]) -> None:
+        """End, in a worker, what a dead supervisor left. `buried` says when that is done.
+
+        `end` returns who cannot be ended, and raises CommandNotStarted while a supervisor lives.
+        """
         self._forget_pidfd()
         self.busy = True
-        self._runtime.work(
-            lambda: self._runtime.commands.bury(directory, step_id, _BURY_PATIENCE_S), self._after_burial, name="bury"
-        )
+        self._runtime.work(end, self._after_burial, name="bury", watch=self._of_watch)
 
     def _after_burial(self, survivor: tuple[int, str] | CommandNotStarted | None) -> None:
         self.busy = False
-        if isinstance(survivor, tuple):
-            self.blocked = survivor
-            self.wake_us = self._runtime.clock.now().boot_us + round(_BURY_PATIENCE_S * 1e6)
+        if survivor is not None:
+            # Somebody lives, or nobody knows: it is tried again, and nothing is called lost before.
+            self.blocked = survivor if isinstance(survivor, tuple) else None
+            self.wake_us = self._runtime.clock.now().boot_us + round(BURY_PATIENCE_S * 1e6)
         else:
             self.blocked = None
             self.buried = True
         self._on_change()
 
     def look(self, directory: Path, step_id: str) -> Evidence:
-        """What the directory shows now. A disk that fails says nothing: it counts as alive, until the next look."""
-        try:
-            evidence = self._runtime.commands.look(directory, step_id)
-        except OSError as error:
-            if error.errno not in DISK_FAILS:
-                raise
-            self._relook_us = _UNSEEN_US
+        """What the directory shows now. One that cannot be looked at counts as alive, until the next look."""
+        evidence = self._attempt(lambda: self._see(directory, step_id), "look")
+        if evidence is None or isinstance(evidence, Unforeseen):
+            self._relook_us = min(max(_UNSEEN_US, 2 * self._relook_us), _LONGEST_PAUSE_US)
             return Evidence(Sight.ALIVE)
         self._relook_us = _RELOOK_US
         if evidence.sight is not Sight.ALIVE:
@@ -170,10 +178,36 @@ class Supervision:
         elif evidence.supervisor is not None or evidence.sight is Sight.DONE:
             self._failures = 0
         self._is_launched = self._is_launched and evidence.sight is Sight.ALIVE
+        if evidence.sight is Sight.NEVER_RAN and self._failure is not None:
+            return Evidence(Sight.DONE, result=not_started(step_id, self._failure))
         return evidence
 
+    def _see(self, directory: Path, step_id: str) -> Evidence | None:
+        """None: the disk fails, and says nothing for now."""
+        try:
+            evidence = self._runtime.commands.look(directory, step_id)
+        except OSError as error:
+            if error.errno not in DISK_FAILS:
+                raise
+            return None
+        if evidence.result is None:
+            return evidence
+        try:
+            return replace(evidence, result=sound(evidence.result))
+        except ValueError:
+            detail = "it ended, and what is written of that cannot be kept"
+            return replace(evidence, result=CommandResult(step_id, Ending.EXITED, reason="bad_result", detail=detail))
+
+    def _attempt(self, call: Callable[[], Result], action: str) -> Result | Unforeseen:
+        return self._runtime.attempt(call, action=action, watch=self._of_watch)
+
     def _watch(self, process: ProcessId | None) -> None:
-        pidfd = self._runtime.commands.open_pidfd(process) if process is not None else None
+        if process is None:
+            return
+        pidfd = self._attempt(lambda: self._runtime.commands.open_pidfd(process), "look")
+        if isinstance(pidfd, Unforeseen):
+            self._relook_us = _UNSEEN_US
+            return
         if pidfd is None:
             return
         self._pidfd = pidfd
@@ -188,3 +222,8 @@ class Supervision:
         if self._pidfd is not None:
             self._runtime.forget_fd(self._pidfd)
             self._pidfd = None
+
+
+def not_started(step_id: str, why: CommandNotStarted) -> CommandResult:
+    """The result of a command that could not be started."""
+    return CommandResult(step_id=step_id, ending=Ending.NOT_STARTED, reason=why.code, detail=str(why))

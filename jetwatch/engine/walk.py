@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from jetwatch.engine import decide as d
 from jetwatch.engine.runtime import Runtime
-from jetwatch.engine.supervision import Supervision
+from jetwatch.engine.supervision import BURY_PATIENCE_S, Supervision, not_started
 from jetwatch.engine.variables import for_step, step_id
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import RunReattached, StepDeferred, StepFinished, StepStarted
@@ -18,6 +18,7 @@ from jetwatch.records import (
     CommandResult,
     Ending,
     Evidence,
+    Outcome,
     ProcessId,
     Run,
     Sight,
@@ -40,7 +41,7 @@ class Walk:
         found: bool,
     ) -> None:
         self.run = run
-        self.supervision = Supervision(runtime, on_change=on_change, on_pause=self._deferred)
+        self.supervision = Supervision(runtime, run.watch, on_change=on_change, on_pause=self._deferred)
         self._runtime = runtime
         self._on_close = on_close
         self._found = found
@@ -88,7 +89,7 @@ class Walk:
     def _look(self, step: Step) -> Evidence:
         refusal = self.supervision.refused_for_good
         if refusal is not None:
-            return Evidence(Sight.DONE, result=_refused(self._id(step), refusal.code, str(refusal)))
+            return Evidence(Sight.DONE, result=not_started(self._id(step), refusal))
         return self.supervision.look(self._directory(step), self._id(step))
 
     def _start(self, step: Step, now: Stamp) -> bool:
@@ -135,7 +136,8 @@ class Walk:
         # After a reboot there is nobody left to end; otherwise `lost` is written only when all are gone.
         if reason == "supervisor_died" and not self.supervision.buried:
             if self.supervision.may_launch():
-                self.supervision.bury(self._directory(step), self._id(step))
+                directory, name = self._directory(step), self._id(step)
+                self.supervision.bury(lambda: self._runtime.commands.bury(directory, name, BURY_PATIENCE_S))
             return False
         self._record(step, d.lost_result(self._id(step), reason, now), now)
         return True
@@ -156,11 +158,20 @@ class Walk:
         return step_id(self.run.id, step)
 
 
+class UnreadWalk(Walk):
+    """The way of a run whose row cannot be read: it is let come to its end, and then called lost."""
+
+    def _act(self, may_start: bool) -> bool:  # noqa: ARG002 - it starts nothing
+        if self.supervision.buried:
+            self.supervision.reset()
+            self._on_close(self.run, d.Close(Outcome.LOST, reason="row_unreadable"))
+        elif self.supervision.may_launch():
+            run_id, is_cancelled = self.run.id, self.run.cancel is not None
+            self.supervision.bury(lambda: self._runtime.commands.bury_run(run_id, BURY_PATIENCE_S, stop=is_cancelled))
+        return False
+
+
 _NOTHING = Evidence(Sight.ALIVE)
-
-
-def _refused(name: str, code: str, sentence: str) -> CommandResult:
-    return CommandResult(step_id=name, ending=Ending.NOT_STARTED, reason=code, detail=sentence)
 
 
 def step_finished(name: str, command: Command, result: CommandResult, *, watch: str, play_uuid: str) -> StepFinished:

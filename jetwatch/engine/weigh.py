@@ -12,6 +12,9 @@ from jetwatch.engine.question import Question
 from jetwatch.errors import ContentError, ContentRetry, ContentWait
 from jetwatch.records import CheckResult, TriggerKind, WatchState
 
+LONGEST_WAIT_S = 86_400.0
+"""What a server may ask for at most: one that says more, or nonsense, is asked again after a day."""
+
 
 def weigh(state: WatchState, question: Question, look: Look | ContentError, checked: Answer | None) -> Answer:
     """The answer that a look gives. `checked` is that of the check command, None where there is none."""
@@ -29,7 +32,8 @@ def weigh(state: WatchState, question: Question, look: Look | ContentError, chec
 
 def _failed(error: ContentError) -> Answer:
     if isinstance(error, ContentWait):
-        return Answer(CheckResult.LATER, "server_busy", detail=str(error), wait_s=error.after_s)
+        wait_s = min(error.after_s, LONGEST_WAIT_S) if error.after_s > 0 else 0.0  # which no number is not, either
+        return Answer(CheckResult.LATER, "server_busy", detail=str(error), wait_s=wait_s)
     reason = "content" if isinstance(error, ContentRetry) else "content_stalled"
     return Answer(CheckResult.ERROR, reason, detail=str(error))
 

@@ -1,8 +1,9 @@
 """What happened, kept: one SQLite file, one writer, one way to write (`commit`), durable before it is announced.
 
 A change and the events that tell of it are one transaction. The file is never deleted or rewritten to get out of
-trouble: what is no journal, or a newer one, is refused and left as it was. A disk that fails for now is another thing:
-JournalStalled, and `recover` before the next try. Readers need no agent; they open it read-only.
+trouble: what is no journal, or a newer one, is refused and left as it was. A row that cannot be read is told and passed
+over. A disk that fails for now is another thing: JournalStalled, and `recover` before the next try. Readers need no
+agent; they open it read-only.
 """
 
 from __future__ import annotations
@@ -10,19 +11,29 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from jetwatch import packaged
 from jetwatch.errors import JournalError, JournalNewer, JournalStalled, UsageError
-from jetwatch.events import Change, DiskLow, Event, Told, catalogue
+from jetwatch.events import Change, DiskLow, Event, RowUnreadable, Told, catalogue
 from jetwatch.journal.reserve import Reserve
-from jetwatch.records import AgentState, OutboxEntry, Record, Run, WatchState, from_json, to_json
+from jetwatch.records import (
+    AgentState,
+    OutboxEntry,
+    Record,
+    Run,
+    UnreadHook,
+    UnreadRun,
+    WatchState,
+    from_json,
+    is_text,
+    to_json,
+)
 
 APPLICATION_ID = 0x6A657470  # "jetp"
 SCHEMA = 1
@@ -48,7 +59,14 @@ _ERRNO_FOR_NOW = {
     errno.EIO: "io_error",
 }
 
+_DETAIL_CHARS = 300
+
 Row = tuple[Any, ...]
+
+# As bytes: text that is no UTF-8 is an unreadable row, and no error of SQLite.
+_RUNS = "SELECT seq, id, watch, CAST(record AS BLOB) FROM run"
+_HOOKS = "SELECT id, watch, CAST(record AS BLOB) FROM outbox"
+_EVENTS = "SELECT seq, at_us, name, CAST(record AS BLOB) FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
 
 # A plus before the column of ORDER BY lets SQLite walk a small partial index and sort, not all rows in their order.
 _LAST_OLD_RUN = """
@@ -76,6 +94,9 @@ class Journal:
         self._is_suspect = False
         self._reserve = Reserve(path.with_name("reserve"))
         self._events = {event.name: event for event in catalogue()}
+        self._unreadable: set[tuple[str, str]] = set()
+        self.on_unreadable: Callable[[RowUnreadable], None] = lambda _: None
+        """Told once of each row that cannot be read."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -112,12 +133,15 @@ class Journal:
             for run in change.runs:
                 self._put_run(run)
             for watch in change.watches:
+                self._keep_unread("watch", "name", watch.watch)
                 self._connection.execute(
                     "INSERT INTO watch (name, record) VALUES (?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET record = excluded.record",
                     (watch.watch, to_json(watch).decode()),
                 )
             hooks = tuple(self._put_hook(hook) for hook in change.hooks)
+            for hook_id in change.abandoned:
+                self._connection.execute("UPDATE outbox SET state = 'abandoned' WHERE id = ?", (hook_id,))
             if change.agent is not None:
                 self._connection.execute(
                     "INSERT INTO agent (one, record) VALUES (1, ?) "
@@ -196,6 +220,7 @@ class Journal:
         return self._reserve.keep()
 
     def _put_run(self, run: Run) -> None:
+        self._keep_unread("run", "id", run.id)
         record = to_json(run).decode()
         # Not INSERT … ON CONFLICT: that uses up a seq for every update, and `prune` counts rows by seq.
         known = self._connection.execute(
@@ -206,6 +231,15 @@ class Journal:
                 "INSERT INTO run (id, watch, outcome, opened_us, record) VALUES (?, ?, ?, ?, ?)",
                 (run.id, run.watch, run.outcome, run.opened.wall_us, record),
             )
+
+    def _keep_unread(self, table: str, column: str, row: str) -> None:
+        """What cannot be read is about to be written over: whoever looks into it later is to find it."""
+        if (table, row) not in self._unreadable:
+            return
+        self._connection.execute("CREATE TABLE IF NOT EXISTS unread (origin TEXT, row TEXT, record BLOB)")
+        copy = f"INSERT INTO unread SELECT ?, {column}, record FROM {table} WHERE {column} = ?"  # noqa: S608 - constants
+        self._connection.execute(copy, (table, row))
+        self._unreadable.discard((table, row))
 
     def _put_hook(self, hook: OutboxEntry) -> OutboxEntry:
         if hook.id == 0:
@@ -256,38 +290,49 @@ class Journal:
 
     def agent(self) -> AgentState | None:
         """What the newest agent said of itself."""
-        rows = self._rows("SELECT record FROM agent")
-        return self._read(rows[0][0], AgentState) if rows else None
+        rows = self._rows("SELECT CAST(record AS BLOB) FROM agent")
+        return self._read(rows[0][0], AgentState, "agent", "1") if rows else None
 
     def watches(self) -> dict[str, WatchState]:
-        """Every watch that was ever known, by name."""
-        return {name: self._read(text, WatchState) for name, text in self._rows("SELECT name, record FROM watch")}
+        """Every watch that was ever known, by name, but those of `unread_watches`."""
+        rows = self._rows("SELECT name, CAST(record AS BLOB) FROM watch")
+        found = {name: self._read(data, WatchState, "watch", name, watch=name) for name, data in rows}
+        return {name: state for name, state in found.items() if state is not None}
+
+    def unread_watches(self) -> tuple[str, ...]:
+        """The watches that are known, and whose rows cannot be read."""
+        known = self.watches()
+        return tuple(name for (name,) in self._rows("SELECT name FROM watch") if name not in known and is_text(name))
 
     def open_runs(self) -> list[Run]:
-        """The runs without an outcome, oldest first."""
-        return self._runs("SELECT seq, record FROM run WHERE outcome IS NULL ORDER BY +seq")
+        """The runs without an outcome, oldest first, but those of `unread_runs`."""
+        return self._runs("WHERE outcome IS NULL ORDER BY +seq")
+
+    def unread_runs(self) -> list[UnreadRun]:
+        """The runs without an outcome whose rows cannot be read."""
+        read = {run.id for run in self.open_runs()}
+        rows = self._rows("SELECT id, watch, opened_us FROM run WHERE outcome IS NULL ORDER BY +seq")
+        return [UnreadRun(*row) for row in rows if row[0] not in read and is_text(row[0] + row[1])]
 
     def runs(self, *, watch: str | None = None, limit: int | None = None) -> list[Run]:
         """The newest runs first, of one watch or of all."""
         most = -1 if limit is None else limit
         if watch is None:
-            return self._runs("SELECT seq, record FROM run ORDER BY seq DESC LIMIT ?", (most,))
-        return self._runs("SELECT seq, record FROM run WHERE watch = ? ORDER BY seq DESC LIMIT ?", (watch, most))
+            return self._runs("ORDER BY seq DESC LIMIT ?", (most,))
+        return self._runs("WHERE watch = ? ORDER BY seq DESC LIMIT ?", (watch, most))
 
     def unswept(self, watch: str | None = None) -> list[Run]:
         """The runs whose directories still stand, newest first."""
         if watch is None:
-            return self._runs("SELECT seq, record FROM run WHERE swept = 0 ORDER BY +seq DESC")
-        return self._runs("SELECT seq, record FROM run WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,))
+            return self._runs("WHERE swept = 0 ORDER BY +seq DESC")
+        return self._runs("WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,))
 
     def run(self, prefix: str | None = None) -> Run:
         """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several."""
         if prefix is None:
             found = self.runs(limit=1)
         elif prefix.isascii():  # as every id is
-            found = self._runs(
-                "SELECT seq, record FROM run WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (prefix,)
-            )
+            found = self._runs("WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (prefix,))
         else:
             found = []
         if not found:
@@ -298,21 +343,30 @@ class Journal:
 
     def hooks_of(self, run_id: str) -> list[OutboxEntry]:
         """The hooks of one run, in their order."""
-        return self._hooks("SELECT record FROM outbox WHERE run = ? ORDER BY id", (run_id,))
+        return self._hooks("WHERE run = ? ORDER BY id", (run_id,))
 
     def owed_hooks(self) -> list[OutboxEntry]:
-        """Every hook that is still owed, in its order."""
-        return self._hooks("SELECT record FROM outbox WHERE state = 'owed' ORDER BY +id")
+        """Every hook that is still owed, in its order, but those of `unread_hooks`."""
+        return self._hooks("WHERE state = 'owed' ORDER BY +id")
+
+    def unread_hooks(self) -> list[UnreadHook]:
+        """The hooks that are still owed, and whose rows cannot be read."""
+        read = {hook.id for hook in self.owed_hooks()}
+        rows = self._rows("SELECT id, watch, run FROM outbox WHERE state = 'owed' ORDER BY +id")
+        return [UnreadHook(*row) for row in rows if row[0] not in read and is_text(f"{row[1]}{row[2]}")]
 
     def events_after(self, seq: int, limit: int | None = None) -> Iterator[Told]:
         """The history after `seq`, in order; at most `limit` events."""
-        most = -1 if limit is None else limit
-        for number, at_us, name, text in self._rows(
-            "SELECT seq, at_us, name, record FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (seq, most)
-        ):
-            kind = self._events.get(name)
-            if kind is not None:
-                yield Told(self._read(text, kind), at_us, number)
+        left, last = limit, seq
+        while rows := self._rows(_EVENTS, (last, -1 if left is None else left)):
+            for last, at_us, name, data in rows:
+                kind = self._events.get(name)
+                event = self._read(data, kind, "event", str(last)) if kind is not None else None
+                if event is not None:
+                    left = None if left is None else left - 1
+                    yield Told(event, at_us, last)
+            if limit is None or left == 0:
+                return
 
     def last_seq(self) -> int:
         """The seq of the newest event, 0 when there is none."""
@@ -324,15 +378,28 @@ class Journal:
             self._rows("SELECT outcome, count(*) FROM run WHERE watch = ? AND outcome IS NOT NULL GROUP BY 1", (watch,))
         )
 
-    def _hooks(self, text: str, values: Row = ()) -> list[OutboxEntry]:
-        return [self._read(record, OutboxEntry) for (record,) in self._rows(text, values)]
+    def _hooks(self, which: str, values: Row = ()) -> list[OutboxEntry]:
+        rows = self._rows(f"{_HOOKS} {which}", values)
+        found = (self._read(data, OutboxEntry, "outbox", str(row), watch=watch) for row, watch, data in rows)
+        return [hook for hook in found if hook is not None]
 
-    def _runs(self, text: str, values: Row = ()) -> list[Run]:
-        return [replace(self._read(record, Run), seq=seq) for seq, record in self._rows(text, values)]
+    def _runs(self, which: str, values: Row = ()) -> list[Run]:
+        rows = self._rows(f"{_RUNS} {which}", values)
+        found = ((seq, self._read(data, Run, "run", row, watch=watch, run=row)) for seq, row, watch, data in rows)
+        return [replace(run, seq=seq) for seq, run in found if run is not None]
 
-    def _read(self, text: str, kind: type[Record]) -> Record:
-        with _explained(self._path):
-            return from_json(text, kind)
+    def _read(
+        self, data: bytes, kind: type[Record], table: str, row: str, *, watch: str = "", run: str = ""
+    ) -> Record | None:
+        """None: it is no such record. Whoever asked for more than one goes on with the others."""
+        try:
+            return from_json(data, kind)
+        except (ValueError, TypeError, RecursionError) as error:
+            if (table, row) not in self._unreadable:
+                self._unreadable.add((table, row))
+                detail = str(error)[:_DETAIL_CHARS]
+                self.on_unreadable(RowUnreadable(watch=watch, play_uuid=run, table=table, row=row, detail=detail))
+            return None
 
     def _rows(self, text: str, values: Row = ()) -> list[Row]:
         with _explained(self._path):
@@ -346,7 +413,13 @@ def _quoted(path: Path) -> str:
 def _connect(path: Path, options: str) -> sqlite3.Connection:
     # One thread at a time uses it, but not always the one that opened it.
     uri = f"file://{_quoted(path.absolute())}?{options}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+    connection.text_factory = _text
+    return connection
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _open_to_write(path: Path) -> sqlite3.Connection:
@@ -415,7 +488,7 @@ def _explained(path: Path, *, known: bool = False) -> Iterator[None]:
     """`known`: it was opened before; that it cannot be now is the disk's doing, not that of its owner or mode."""
     try:
         yield
-    except (sqlite3.Error, msgspec.ValidationError, msgspec.DecodeError) as error:
+    except sqlite3.Error as error:
         reason = _for_now(error, path, known=known)
         if reason is not None:
             raise JournalStalled(path, reason, str(error)) from error

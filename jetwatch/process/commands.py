@@ -25,7 +25,7 @@ from jetwatch.process.forks import Forks
 from jetwatch.process.hold import hold
 from jetwatch.process.place import Place
 from jetwatch.process.prepare import Start, Surroundings, environment, prepare, user_ids, write_env_file
-from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId
+from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId, Sight
 from jetwatch.statedir import StateDir
 
 _TRASH = ".trash."
@@ -132,6 +132,22 @@ class Commands:
             self._forget_outputs(step_id)
         return survivor
 
+    def bury_run(self, run_id: str, patience_s: float, *, stop: bool) -> tuple[int, str] | None:
+        """End everything that the dead supervisors of a run left. Blocks. Returns who cannot be ended.
+
+        Raises CommandNotStarted while a supervisor of it lives; with `stop` that one is told to end its command.
+        """
+        for directory in _step_directories(self._layout.run(run_id)):
+            step_id = f"{run_id}.{directory.name}"
+            if self.look(directory, step_id).sight is Sight.ALIVE:
+                if stop:
+                    self.ask_to_stop(directory, step_id)
+                raise CommandNotStarted("still_running", f"{directory}: its supervisor lives")
+            survivor = self.bury(directory, step_id, patience_s)
+            if survivor is not None:
+                return survivor
+        return None
+
     # -- checks
 
     def check(
@@ -177,17 +193,12 @@ class Commands:
         launch.end_all_marked(f"JETWATCH_CHECK={self._state_id}", patience_s=5.0)
 
     def free_space(self) -> list[tuple[str, int, int]]:
-        """Path, free bytes and free inodes of state and downloads (inodes -1: not counted there; 0: it is gone)."""
-        found = []
-        for path in dict.fromkeys((self._layout.root, self._layout.downloads)):
-            try:
-                stat = os.statvfs(path)
-            except OSError:
-                found.append((str(path), 0, 0))
-                continue
-            inodes = stat.f_favail if stat.f_files else -1
-            found.append((str(path), stat.f_bavail * stat.f_frsize, inodes))
-        return found
+        """Path, free bytes and free inodes of state and downloads (inodes -1: not counted; 0: gone). Blocks."""
+        return [_space(path) for path in dict.fromkeys((self._layout.root, self._layout.downloads))]
+
+    def own_space(self) -> tuple[str, int, int]:
+        """The same of the state directory alone, which is on a local disk."""
+        return _space(self._layout.root)
 
     # -- what runs leave
 
@@ -271,6 +282,14 @@ class Commands:
         for leftover in self._layout.exchange("").glob(pattern):
             with suppress(OSError):  # its command made something else of it
                 leftover.unlink()
+
+
+def _space(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = os.statvfs(path)
+    except OSError:
+        return str(path), 0, 0
+    return str(path), stat.f_bavail * stat.f_frsize, stat.f_favail if stat.f_files else -1
 
 
 def _is_guid(name: str) -> bool:

@@ -136,15 +136,20 @@ class Sender:
     def _work(self) -> None:
         try:
             while not self._stop.is_set():
-                if not self._send_next() and not self._stop.is_set():
+                if not self._try_next() and not self._stop.is_set():
                     self._idle.set()
                     self._news.wait()
                     self._news.clear()
                     self._stop.wait(LINGER_S)
-        except Exception as error:  # noqa: BLE001 - the thread's one catch-all: told, and the agent works on
-            self._tell(SinkFailed(reason=f"sending stopped until the next start: {error!r}"))
         finally:
             self._idle.set()
+
+    def _try_next(self) -> bool:
+        try:
+            return self._send_next()
+        except Exception as error:  # noqa: BLE001 - the thread's one catch-all: told, tried again, and the agent works on
+            self._failed(Answer(None, f"jetwatch itself failed here ({type(error).__name__}); please report that"))
+            return True
 
     def _send_next(self) -> bool:
         """Send one batch, or wait after a failure. False: there is nothing to send."""

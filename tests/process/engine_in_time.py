@@ -158,6 +158,7 @@ class EngineInTime:
             host=Host("box", str(self.layout.root)),
             tell=self.lines.append,
         )
+        self.journal.on_unreadable = self.runtime.tell
         agent = AgentState(
             os.getpid(), 0, clock.boot_id, clock.now(), "0", "", "", True, "none", tuple(settings.watches)
         )
@@ -217,7 +218,7 @@ class EngineInTime:
         self.stop()
 
     def _run(self) -> None:
-        found = Found(self.journal.watches(), self.journal.open_runs(), self.journal.owed_hooks())
+        found = Found.of(self.journal)
         try:
             self.engine.run(found)
         except BaseException as error:  # noqa: BLE001 - told to the test's own thread

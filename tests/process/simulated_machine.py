@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jetwatch.errors import CommandNotStarted
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId, Sight
 
 PLENTY = 10**12
@@ -148,6 +149,16 @@ class SimulatedMachine:
     def bury(self, directory: Path, step_id: str, patience_s: float) -> None:
         """Nothing is left."""
 
+    def bury_run(self, run_id: str, patience_s: float, *, stop: bool) -> None:
+        """Nothing is left of what has ended; what runs is let run, or told to stop."""
+        with self._lock:
+            alive = [held for held in self._held.values() if held.step_id.startswith(run_id)]
+            alive = [held for held in alive if self._sight(held) is Sight.ALIVE]
+            for held in alive if stop else []:
+                self._finish(held, CommandResult(held.step_id, Ending.CANCELLED, exit_code=143))
+        if alive:
+            raise CommandNotStarted("still_running", run_id)
+
     def check(
         self,
         command: Command,
@@ -165,6 +176,10 @@ class SimulatedMachine:
     def free_space(self) -> list[tuple[str, int, int]]:
         """One file system."""
         return [("/", self.free_bytes, PLENTY)]
+
+    def own_space(self) -> tuple[str, int, int]:
+        """The same one."""
+        return self.free_space()[0]
 
     def keep_secrets(self, run_id: str, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """There are none."""

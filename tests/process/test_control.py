@@ -52,8 +52,13 @@ class Desk:
     def __init__(self, path: Path, *, allowed_uids: set[int] | None = None) -> None:
         self.time = Time()
         self.asked: list[tuple[Request, Reply]] = []
+        self.errors: list[Exception] = []
         self.server = Server(
-            path, lambda *asked: self.asked.append(asked), allowed_uids=allowed_uids, monotonic=self.time
+            path,
+            lambda *asked: self.asked.append(asked),
+            allowed_uids=allowed_uids,
+            monotonic=self.time,
+            on_error=self.errors.append,
         )
 
     def serve(self) -> None:
@@ -481,3 +486,26 @@ def test_a_request_that_is_too_long_is_not_sent() -> None:
     """The limit is told before anybody is called."""
     with pytest.raises(UsageError, match="shorten the reason"):
         encode_request(Request(Verb.SUSPEND, reason="x" * LINE_LIMIT_BYTES))
+
+
+def test_one_caller_with_whom_something_unforeseen_goes_wrong_is_hung_up_on(desk: Desk) -> None:
+    """It is told, and whoever calls beside it and after it is answered."""
+    beside = desk.visit()
+    submit = desk.server._submit
+
+    def faulty(request: Request, reply: Reply) -> None:
+        if request.by == "odd":
+            raise RecursionError(request.by)
+        submit(request, reply)
+
+    desk.server._submit = faulty
+    odd = desk.visit(encode_request(Request(Verb.PING, by="odd")))
+    assert _receive(odd) == b""
+    odd.close()
+    assert [type(error) for error in desk.errors] == [RecursionError]
+    beside.sendall(PING)
+    desk.serve()
+    ((_, reply),) = desk.asked
+    reply(Response(ok=True, lines=["pid 1"]))
+    desk.serve()
+    assert answer(beside).lines == ["pid 1"]

@@ -21,7 +21,17 @@ from children import NOBODY, as_nobody, in_child
 from msgspec.structs import replace
 
 from jetwatch.errors import JournalError, JournalNewer, UsageError
-from jetwatch.events import Change, CheckFinished, Cleared, Event, RunFinished, RunStarted, StepStarted, Told
+from jetwatch.events import (
+    Change,
+    CheckFinished,
+    Cleared,
+    Event,
+    RowUnreadable,
+    RunFinished,
+    RunStarted,
+    StepStarted,
+    Told,
+)
 from jetwatch.journal.journal import APPLICATION_ID, KEEP_ROWS, KEEP_US, Journal
 from jetwatch.records import AgentState, HookState, OutboxEntry, Outcome, Run, Stamp, WatchState
 
@@ -223,8 +233,8 @@ def test_another_run_may_be_opened_when_the_first_one_is_closed(journal: Journal
 
 def test_a_change_that_cannot_be_written_leaves_the_journal_usable(journal: Journal) -> None:
     """Whatever went wrong in the middle, nothing is left half done and the next change goes through."""
-    unwritable = watch(last_reason="\ud800")  # half a character: no UTF-8 for it
-    with pytest.raises(UnicodeEncodeError):
+    unwritable = watch(last_reason=object())
+    with pytest.raises(TypeError):
         journal.commit(change(STARTED, runs=(run(),), watches=(unwritable,)))
     with pytest.raises(JournalError):
         journal.mark_swept([object()])  # type: ignore[list-item]
@@ -421,25 +431,97 @@ def test_a_journal_that_was_only_begun_is_none_yet(path: Path, data: bytes | Non
         journal.commit(change(CLEARED))
 
 
-def test_a_damaged_record_is_an_error_with_a_name(journal: Journal, path: Path) -> None:
-    """Somebody wrote into the file: it is said which file, and nothing is repaired."""
-    journal.commit(change(STARTED, runs=(run(),), watches=(watch(),), hooks=(owed(id=0),), agent=AGENT))
+DAMAGE = {
+    "torn": "substr(record, 1, length(record) - 3)",
+    "not UTF-8": "CAST(x'7bff7d' AS TEXT)",
+    "of another kind": "'[1, 2]'",
+    "a number without end": "'{\"attempt\":1' || printf('%.5000d', 0) || '}'",
+    "half a character": '\'{"watch":"\\ud800"}\'',
+    "nested without end": "'" + '{"watch":' * 5_000 + "'",
+    "empty": "''",
+    "no text": "x'00'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_row_that_cannot_be_read_is_told_and_passed_over(journal: Journal, path: Path, damage: str) -> None:
+    """Somebody wrote into the file: what can be read is read, and of each other row it is said once which it is."""
+    for number in (1, 2):
+        each = run(id=f"run-{number}", watch=f"web{number}")
+        hook = owed(id=0, watch=f"web{number}", run_id=each.id)
+        event = replace(STARTED, watch=each.watch, play_uuid=each.id)
+        journal.commit(change(event, runs=(each,), watches=(watch(watch=each.watch, attempt=1),), hooks=(hook,)))
     by_hand(
-        path, *[f"UPDATE {table} SET record = '{{' || record" for table in ("run", "watch", "outbox", "agent", "event")]
+        path,
+        f"UPDATE run SET record = {damage} WHERE id = 'run-1'",
+        f"UPDATE watch SET record = {damage} WHERE name = 'web1'",
+        f"UPDATE outbox SET record = {damage} WHERE id = 1",
+        f"UPDATE event SET record = {damage} WHERE seq = 1",
     )
-    questions: list[Callable[[], object]] = [
-        journal.runs,
-        journal.unswept,
-        journal.open_runs,
-        journal.run,
-        journal.watches,
-        journal.owed_hooks,
-        journal.agent,
-        lambda: history(journal),
+    told: list[RowUnreadable] = []
+    journal.on_unreadable = told.append
+    for _ in range(2):
+        assert [each.id for each in journal.runs()] == ["run-2"]
+        assert [each.id for each in journal.unswept()] == ["run-2"]
+        assert [each.id for each in journal.open_runs()] == ["run-2"]
+        assert list(journal.watches()) == ["web2"]
+        assert [hook.id for hook in journal.owed_hooks()] == [2]
+        assert [each.seq for each in history(journal)] == [2]
+    assert [(each.table, each.row) for each in told] == [
+        ("run", "run-1"),
+        ("watch", "web1"),
+        ("outbox", "1"),
+        ("event", "1"),
     ]
-    for question in questions:
-        with pytest.raises(JournalError, match=re.escape(str(path))):
-            question()
+    assert journal.unread_watches() == ("web1",)
+    assert [(each.id, each.watch) for each in journal.unread_runs()] == [("run-1", "web1")]
+    assert [(each.id, each.watch, each.run_id) for each in journal.unread_hooks()] == [(1, "web1", "run-1")]
+
+
+def test_the_newest_run_is_found_beside_one_that_cannot_be_read(journal: Journal, path: Path) -> None:
+    """By its id, that is: which of them is the newest nobody can say."""
+    journal.commit(change(runs=(run(),)))
+    by_hand(path, "UPDATE run SET record = '{'")
+    with pytest.raises(UsageError, match="no run begins with run"):
+        journal.run("run")
+
+
+def test_an_agent_that_cannot_be_read_is_none(journal: Journal, path: Path) -> None:
+    """It is as if none had worked here yet; the next one writes itself down."""
+    journal.commit(change(agent=AGENT))
+    by_hand(path, "UPDATE agent SET record = '{'")
+    assert journal.agent() is None
+    journal.commit(change(agent=AGENT))
+    assert journal.agent() == AGENT
+
+
+def test_what_could_not_be_read_is_kept_when_it_is_written_over(journal: Journal, path: Path) -> None:
+    """In a table of its own, as it was, for whoever looks into it."""
+    journal.commit(change(runs=(run(),), watches=(watch(),)))
+    by_hand(path, "UPDATE run SET record = '{run'", "UPDATE watch SET record = '{watch'")
+    assert journal.runs() == []
+    assert journal.watches() == {}
+    journal.commit(change(runs=(closed(),), watches=(watch(),)))
+    assert len(journal.runs()) == len(journal.watches()) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        kept = connection.execute("SELECT origin, row, record FROM unread ORDER BY 1").fetchall()
+    assert kept == [("run", "run-1", "{run"), ("watch", "web", "{watch")]
+
+
+def test_events_that_cannot_be_read_do_not_end_a_batch(journal: Journal, path: Path) -> None:
+    """Whoever reads some at a time gets as many as asked for, however many of them are passed over."""
+    journal.commit(change(*[CLEARED] * 30))
+    by_hand(path, "UPDATE event SET record = '{' WHERE seq BETWEEN 3 AND 20")
+    assert [told.seq for told in journal.events_after(0, 4)] == [1, 2, 21, 22]
+    assert [told.seq for told in journal.events_after(2, 2)] == [21, 22]
+
+
+def test_bytes_that_are_no_text_are_written_out(journal: Journal) -> None:
+    """A name on disk need not be UTF-8: it is told with escapes, and the row can be read."""
+    journal.commit(change(replace(CLEARED, by="caf\udce9"), watches=(watch(last_reason="\ud800"),)))
+    (told,) = history(journal)
+    assert told.event == replace(CLEARED, by="caf\\udce9")
+    assert journal.watches()["web"].last_reason == "\\ud800"
 
 
 def test_a_damaged_file_is_an_error_with_a_name(path: Path) -> None:

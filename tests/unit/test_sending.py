@@ -141,6 +141,26 @@ def test_what_is_new_is_sent_when_there_is_news(bench: Bench) -> None:
     until(lambda: server.accepted == [1, 2, 3])
 
 
+def test_what_nobody_foresaw_is_a_failure_like_others(bench: Bench) -> None:
+    """It is told without its words, which may hold the token, and everything is sent in the end."""
+    server = Server()
+    post, faults = server.post, [ValueError("hunter2"), RecursionError(), MemoryError()]
+
+    def faulty(batch: list[bytes]) -> Answer:
+        if faults:
+            raise faults.pop(0)
+        return post(batch)
+
+    server.post = faulty  # type: ignore[method-assign]
+    sender = bench.send(History(5), server)
+    until(lambda: sender.waiting == 0)
+    assert server.accepted == [1, 2, 3, 4, 5]
+    failed, resumed = bench.told
+    assert "ValueError" in failed.reason  # type: ignore[attr-defined]
+    assert "hunter2" not in repr(failed)
+    assert resumed == SinkResumed(failures=3)
+
+
 def test_a_failure_is_told_once_and_its_end_too(bench: Bench) -> None:
     """Nothing is lost, nothing left out."""
     server = Server(Answer(None, "no connection"), Answer(503, "HTTP 503"), Answer(403, "HTTP 403"))
