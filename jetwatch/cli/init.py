@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from jetwatch.errors import ConfigError, UsageError
+from jetwatch.errors import ConfigError, ContentStalled, UsageError
 
 _HEADER = """\
 # What `jetp watch --watch-config {path}` does.
@@ -165,6 +165,7 @@ def _text(path: Path, kind: str, name: str, answers: Mapping[str, str]) -> str:
 
 def _write(path: Path, text: str, *, force: bool) -> None:
     """Put the file into its place in one step, private to its owner, if it is valid. Raises ConfigError, UsageError."""
+    _refuse_anothers(path.absolute().parent)
     try:
         beside = Path(tempfile.mkdtemp(prefix=".jetp-init-", dir=path.absolute().parent))
     except OSError as error:
@@ -187,6 +188,21 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_anothers(directory: Path) -> None:
+    """Raise UsageError where another account could put a link in our way, or change the file afterwards."""
+    from jetwatch.content.places import entered
+
+    try:
+        with entered(directory) as place:
+            ours = place.ours
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be written to: {error.strerror}") from error
+    except ContentStalled as error:
+        raise UsageError(str(error)) from error
+    if not ours:
+        raise UsageError(f"{directory}: another account can change it or a directory above it: name another place")
 
 
 def _examine(made: Path, path: Path) -> None:

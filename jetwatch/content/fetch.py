@@ -191,12 +191,12 @@ def fetch(
         deadline_s=deadline_s,
         end_s=clock.now_s() + deadline_s,
     )
-    place = Target(target)
-    try:
-        return attempt.run(place)
-    except BaseException:
-        place.withdraw()
-        raise
+    with Target(target) as place:
+        try:
+            return attempt.run(place)
+        except BaseException:
+            place.withdraw()
+            raise
 
 
 class _Fetch(Struct, frozen=True, kw_only=True):

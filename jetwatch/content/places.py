@@ -128,11 +128,16 @@ def _below(fd: int, part: str, *, make_missing: bool) -> int:
     return os.open(part, _ENTER, dir_fd=fd)
 
 
+def names(fd: int) -> list[str]:
+    """What lies in an open directory."""
+    return os.listdir(fd)
+
+
 def remove_below(fd: int) -> None:
     """Take away all that lies in an open directory, following no link. What cannot go stays."""
     import shutil
 
-    for name in os.listdir(fd):
+    for name in names(fd):
         try:
             os.unlink(name, dir_fd=fd)
         except OSError:

@@ -23,6 +23,7 @@ COMPONENT_BYTES = 255
 LINK_BYTES = 4095
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_THROUGH_A_DESCRIPTOR = re.compile(r"/proc/self/fd/\d+")
 _has_control = re.compile(rb"[\x00-\x1f\x7f]").search
 # Everything of a network, of a mount that is not there, of a machine short of something: it may pass.
 _ASK_AGAIN = frozenset(
@@ -44,8 +45,19 @@ def shown(name: str | bytes) -> str:
 
 def path_error(error: OSError, place: str | os.PathLike[str]) -> ContentError:
     """What an error of the operating system at `place` means for content: ask again, or tell a person."""
-    said = f"{os.fspath(place)}: {os.strerror(error.errno) if error.errno else error}"
+    said = f"{_named(os.fspath(place))}: {os.strerror(error.errno) if error.errno else error}"
     return ContentRetry(said) if error.errno in _ASK_AGAIN else ContentStalled(said)
+
+
+def _named(place: str) -> str:
+    """A path that goes through a descriptor, by the name that the directory has now."""
+    opened = _THROUGH_A_DESCRIPTOR.match(place)
+    if opened is None:
+        return place
+    try:
+        return f"{Path(opened[0]).readlink()}{place[opened.end() :]}"
+    except OSError:
+        return place
 
 
 def parts_of(name: str | bytes, limits: Limits) -> Parts:
@@ -115,7 +127,8 @@ class Staging:
         self._links: dict[Parts, bytes] = {}
         self._directories: dict[Parts, tuple[int, int]] = {}
         try:
-            self._open = [os.open(root, _DIRECTORY)]
+            by_descriptor = _THROUGH_A_DESCRIPTOR.fullmatch(str(root))  # a kind of link, and the only one that will do
+            self._open = [os.open(root, _DIRECTORY & ~os.O_NOFOLLOW if by_descriptor else _DIRECTORY)]
         except OSError as error:
             raise path_error(error, root) from None
         self._at: list[bytes] = []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import pwd
 import select
 import subprocess
 from pathlib import Path
 
 import pytest
+from accounts import STRANGER, needs_accounts
 from agent_process import JETP
 
 _ENVIRON = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "LANG": "C.UTF-8"}
@@ -105,3 +107,14 @@ def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
     os.close(ours)
     watch = watch_of(tmp_path / "watch.yml")
     assert (watch["schedule"], watch["splay"]) == ("0 3 * * *", 60)
+
+
+@needs_accounts
+def test_a_directory_of_another_account_is_refused(tmp_path: Path) -> None:
+    """Whoever it belongs to could lead the file elsewhere, and could change it afterwards."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, pwd.getpwnam(STRANGER).pw_uid, -1)
+    ended = jetp("init", "--schedule", "@daily", "--run", "true", theirs / "watch.yml", code=2)
+    assert "another account can change it" in ended.stderr
+    assert list(theirs.iterdir()) == []

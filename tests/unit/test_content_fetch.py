@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import random
 import shutil
 import stat
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from accounts import STRANGER, needs_accounts
 
 from jetwatch.content import fetch as fetching
 from jetwatch.content import publish
@@ -320,6 +322,115 @@ def test_what_a_killed_fetch_left_is_swept(told: Told, target: Path, monkeypatch
     assert names(target) == ["half", "sub"]
 
 
+@pytest.fixture
+def theirs(target: Path) -> Path:
+    """The target in a directory of another account, which owns both."""
+    for path in (target, target.parent):
+        os.chown(path, pwd.getpwnam(STRANGER).pw_uid, pwd.getpwnam(STRANGER).pw_gid)
+    return target
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """What only this account may change."""
+    made = tmp_path / "victim"
+    made.mkdir(mode=0o700)
+    (made / "file").write_bytes(b"precious")
+    return made
+
+
+def untouched(victim: Path) -> bool:
+    """Whether nothing was done to it."""
+    facts = victim.stat()
+    same = (facts.st_uid, stat.S_IMODE(facts.st_mode)) == (os.geteuid(), 0o700)
+    return same and names(victim) == ["file"] and (victim / "file").read_bytes() == b"precious"
+
+
+@needs_accounts
+def test_whoever_swaps_the_directory_that_is_filled_changes_nothing_else(
+    told: Told, theirs: Path, victim: Path
+) -> None:
+    """The fetch fails; what the link leads to keeps its owner, its mode and its files."""
+
+    def swap(_progress: Progress) -> None:
+        (filling,) = theirs.parent.glob(".jetwatch-*")
+        filling.rename(theirs.parent / "moved")
+        filling.symlink_to(victim)
+
+    told.fetches = [swap]
+    with pytest.raises(ContentError):
+        go(theirs)
+    assert untouched(victim)
+    assert names(theirs.parent / "moved") == []
+
+
+@needs_accounts
+def test_whoever_swaps_it_for_a_directory_of_its_own_is_found_out(told: Told, theirs: Path) -> None:
+    """Success is told only of the very directory that was filled."""
+
+    def swap(_progress: Progress) -> None:
+        (filling,) = theirs.parent.glob(".jetwatch-*")
+        filling.rename(theirs.parent / "moved")
+        filling.mkdir()
+        (filling / "evil").touch()
+
+    told.fetches = [swap]
+    with pytest.raises(ContentStalled, match="somebody put another thing in its place"):
+        go(theirs)
+
+
+@needs_accounts
+def test_whoever_swaps_the_target_for_a_link_changes_nothing_else(told: Told, theirs: Path, victim: Path) -> None:
+    """Nothing is renamed over, or into, what the link leads to."""
+
+    def swap(_progress: Progress) -> None:
+        theirs.rmdir()
+        theirs.symlink_to(victim)
+
+    told.fetches = [swap]
+    with pytest.raises(ContentError):
+        go(theirs)
+    assert untouched(victim)
+
+
+@needs_accounts
+def test_what_is_filled_in_anothers_directory_is_ours_until_it_is_whole(told: Told, theirs: Path) -> None:
+    """Nobody reaches into it; then it has the owner and the mode of the directory whose place it takes."""
+    seen: list[tuple[int, int]] = []
+
+    def look(_progress: Progress) -> None:
+        (filling,) = theirs.parent.glob(".jetwatch-*")
+        seen.append((filling.stat().st_uid, stat.S_IMODE(filling.stat().st_mode)))
+
+    told.fetches = [look]
+    go(theirs)
+    assert seen == [(0, 0o700)]
+    assert theirs.stat().st_uid == pwd.getpwnam(STRANGER).pw_uid
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o711
+
+
+@needs_accounts
+def test_a_link_in_anothers_directory_is_not_followed_to_the_target(told: Told, theirs: Path, victim: Path) -> None:
+    """Nor are directories made beyond it."""
+    (theirs.parent / "link").symlink_to(victim)
+    with pytest.raises(ContentStalled, match="'link' is a link that another account may have made"):
+        go(theirs.parent / "link/site")
+    assert untouched(victim)
+
+
+@needs_accounts
+def test_nothing_is_swept_where_another_account_may_rename(
+    told: Told, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory of ours that its owner gave the name of a leftover keeps all that is in it."""
+    monkeypatch.setattr(publish, "_YOUNG_S", -1.0)
+    ours = theirs.parent / f".jetwatch-{7:016x}"
+    ours.mkdir(mode=0o700)
+    (ours / "precious").touch()
+    go(theirs)
+    assert names(ours) == ["precious"]
+
+
 def test_a_mount_point_is_filled_from_inside(told: Told, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be renamed onto it."""
     monkeypatch.setattr("os.path.ismount", lambda _path: True)
@@ -340,13 +451,13 @@ def test_the_working_directory_is_filled_and_stays(told: Told, target: Path, mon
 def test_a_full_disk_while_publishing_leaves_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the last step can fail."""
 
-    def full(_self: Path, _target: Path) -> Path:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(os, "rename", full)
 
     def fill() -> None:
-        with Target(target).staged() as staging:
+        with Target(target) as place, place.staged() as staging:
             (staging / "file").write_bytes(b"x")
 
     with pytest.raises(ContentRetry, match="space"):
