@@ -9,6 +9,7 @@
     │   ├── JournalNewer           78  written by a newer version
     │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
     ├── NoRoom                     75  the machine has no room for one more thread, or open file
+    ├── NotTrusted                 78  another account could change what is to be believed, or where it leads
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
@@ -138,6 +139,21 @@ class NoRoom(JetwatchError):
     """The machine, the control group or a limit has no room for one more thread, or one more open file."""
 
     exit_code = 75
+
+
+class NotTrusted(JetwatchError):
+    """Another account could change what is at `path`, or what it leads to. `reason` says which part of it, and how.
+
+    `owner_uid`: whose that part is; None where it is not the owner that makes it so.
+    """
+
+    exit_code = 78
+
+    def __init__(self, path: Path, reason: str, owner_uid: int | None = None) -> None:
+        self.path = path
+        self.reason = reason
+        self.owner_uid = owner_uid
+        super().__init__(f"{path}: {reason}")
 
 
 class NotPermitted(JetwatchError):
