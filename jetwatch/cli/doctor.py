@@ -108,7 +108,7 @@ def examine(config: Path | None, state_dir: Path | None, *, online: bool) -> Ite
     yield from agents.others_findings(others, path.absolute() if path is not None else None)
     yield from said
     if path is not None and settings is not None:
-        yield from files.findings(files.read(path, settings), os.geteuid())
+        yield from files.findings(files.read(path, settings))
         yield from _commands(settings, _surroundings(agent))
         yield from _sources(settings) if online else ()
 

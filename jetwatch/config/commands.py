@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from jetwatch import words
 from jetwatch.config.model import Timeouts
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
-from jetwatch.config.scalars import Choice, Integer, Kind, Location, Mask, Text
+from jetwatch.config.scalars import Believed, Choice, Integer, Kind, Location, Mask, Text
 from jetwatch.config.tables import Key, OneOrMany, Pairs, object_schema, read_keys
 from jetwatch.config.times import Duration
 from jetwatch.errors import WordError
@@ -48,7 +48,7 @@ SHARED_KEYS = (
     ),
     Key(
         "env_file",
-        OneOrMany(Location()),
+        OneOrMany(Believed()),
         "Files of `NAME=value` lines, read anew for each command; all their values are secrets.",
     ),
     Key("cwd", Location(), "The working directory."),

@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 
 from jetwatch import interpreter, locator
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
-from jetwatch.config.scalars import Boolean, Integer, Kind, Location, Number, Size, Text
+from jetwatch.config.scalars import Believed, Boolean, Integer, Kind, Location, Number, Size, Text
 from jetwatch.config.tables import Key, Table, object_schema, read_keys
 from jetwatch.config.times import Duration
 from jetwatch.content_records import Content, ContentKind, Limits
@@ -137,7 +137,7 @@ KEYS = (
     Key("path_style", Boolean(), "The bucket stands in the path, not in the host's name.", record=Content),
     Key("anonymous", Boolean(), "Send no credentials.", record=Content),
     Key("profile", _TEXT, "A profile of the AWS configuration (needs the extra `s3`).", record=Content),
-    Key("ca_file", Location(), "Certificates that are trusted instead of the system's.", record=Content),
+    Key("ca_file", Believed(), "Certificates that are trusted instead of the system's.", record=Content),
     Key("submodules", Boolean(), "Fetch submodules too.", record=Content),
     Key("verify", VERIFY, "What a commit has to prove.", into="allowed_signers", record=Content),
     Key("ssh_key", Location(), "The private key for git over ssh.", record=Content),

@@ -1,8 +1,9 @@
 """watch.yml, or a directory of such files → Settings, or every problem at once.
 
 Each file stands for itself: its `defaults:` apply to its own watches. Relative paths are taken from the directory of
-the file they stand in. Nothing but these files is read: that a script or an account exists is for the start of a
-command to find out.
+the file they stand in. Nothing but these files is read, and of files that are to be believed (`env_file`, keys,
+certificates) it is looked at whose they are: that a script or an account exists is for the start of a command to find
+out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import pwd
 import re
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, W
 from jetwatch.config.model import Retry, Settings, Timeouts, WatchSettings, Window
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.tables import Either, Pairs, Table, is_none, read_keys
-from jetwatch.errors import ConfigError, Problem
+from jetwatch.errors import ConfigError, NotTrusted, Problem
 from jetwatch.records import Command, is_text
+from jetwatch.trust import Accounts, require
 
 _FORMS = frozenset({"watches", "defaults"})
 _MERGED = frozenset(
@@ -38,7 +41,15 @@ _PLAIN_FIELDS = (
     "check_interval_s", "schedule", "timezone", "splay_s", "phase", "reapply_s", "exclusive", "retain", "disk_reserve",
     "content",
 )  # fmt: skip
+_OF_THE_FETCH = {
+    "ssh_key": "content.ssh_key",
+    "known_hosts": "content.known_hosts",
+    "allowed_signers": "content.verify.allowed_signers",
+}
+"""Files of a content that only its fetch reads, with the rights of the watch's user: they may be that user's, too."""
 
+_PATIENCE_S = 5.0
+"""For a look at the files to be believed: where it takes longer, each is looked at when it is used, which may fail."""
 
 Examine = Callable[[WatchSettings], Iterable[tuple[str, str]]]
 """Looks at a watch for what only the machine can tell: keys (`content.ssh_key`), each with a warning."""
@@ -52,6 +63,7 @@ class _Found(Struct):
     notes: Notes = field(default_factory=Notes)
     watches: dict[str, WatchSettings] = field(default_factory=dict)
     places: dict[str, Node] = field(default_factory=dict)
+    believed: list[tuple[Node, Path, Accounts]] = field(default_factory=list)
     agent: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +85,7 @@ def load(
                 notes.add(problem)
         else:
             _read_file(top, found)
+    _judge_places(found)
     if not found.watches and not notes.problems:
         notes.add(Problem(str(path), 1, "", "no watch is defined here; expected `jet_command:` or `watches:`"))
     if notes.problems:
@@ -89,9 +102,15 @@ def _own_name() -> str:
 
 def _files(path: Path, notes: Notes) -> list[Path]:
     try:
-        files = [path] if not path.is_dir() else [file for file in path.iterdir() if _is_wanted(file.name)]
+        if not path.is_dir():
+            return [path]
+        require(path, Accounts.own())  # whoever may put a file there decides as well
+        files = [file for file in path.iterdir() if _is_wanted(file.name)]
     except OSError as error:
         notes.add(Problem(str(path), 1, "", f"cannot be read: {error.strerror}"))
+        return []
+    except NotTrusted as error:
+        notes.add(Problem(str(path), 1, "", f"cannot be read: {error.reason}"))
         return []
     if not files:
         notes.add(Problem(str(path), 1, "", "the directory has no *.yml file"))
@@ -99,6 +118,40 @@ def _files(path: Path, notes: Notes) -> list[Path]:
         if not is_text(str(file)):
             notes.add(Problem(str(file), 1, "", "the path is not UTF-8, so that no log could name it; rename it"))
     return sorted(files)
+
+
+def _judge_places(found: _Found) -> None:
+    """Refuse files that are to be believed and could be changed by others. One that is not there is no matter yet.
+
+    In a thread of its own: a file may lie on a mount that hangs, and an agent has other watches.
+    """
+    own = Accounts.own()
+    waiting = [*((node, path, own) for node, path in found.notes.believed), *found.believed]
+    if not waiting:
+        return
+    waiting.reverse()
+    thread = threading.Thread(target=_judge, args=(waiting, found.notes), name="places", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the machine has no room for one
+        _judge(waiting, found.notes)
+        return
+    thread.join(_PATIENCE_S)
+    for node, path, _ in waiting[-1:]:
+        found.notes.warning(node, f"{path}: it could not be seen within {_PATIENCE_S:g} s: is it on a dead mount?")
+
+
+def _judge(waiting: list[tuple[Node, Path, Accounts]], notes: Notes) -> None:
+    """The last one first; each leaves the list when it was judged."""
+    while waiting:
+        node, path, accounts = waiting[-1]
+        try:
+            require(path, accounts)
+        except NotTrusted as error:
+            notes.problem(node, str(error))
+        except OSError:
+            pass  # said by what reads it
+        waiting.pop()
 
 
 def _is_wanted(name: str) -> bool:
@@ -248,8 +301,26 @@ def _read_watch(name: str, place: Node, mapping: Mapping, found: _Found) -> None
     commands, secrets = _commands(place, values, found)
     if "play" in commands:
         watch = found.watches[name] = _watch(name, values, commands, secrets)
+        found.believed += _believed_by_the_fetch(watch, mapping)
         for key, sentence in () if found.notes.problems else found.examine(watch):
             found.notes.warning(_node_at(mapping, key), sentence)
+
+
+def _believed_by_the_fetch(watch: WatchSettings, mapping: Mapping) -> list[tuple[Node, Path, Accounts]]:
+    accounts = Accounts.own(*_ids(watch.user))
+    named = ((key, getattr(watch.content, name, None)) for name, key in _OF_THE_FETCH.items())
+    return [(_node_at(mapping, key), Path(path), accounts) for key, path in named if path]
+
+
+def _ids(user: str | None) -> list[tuple[int, int]]:
+    """Uid and gid of an account, if there is such a one."""
+    if user is None:
+        return []
+    try:
+        account = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        return []
+    return [(account.pw_uid, account.pw_gid)]
 
 
 def _node_at(mapping: Mapping, key: str) -> Node:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from msgspec import Struct, field
 
@@ -48,10 +49,14 @@ class Mapping(Node, frozen=True):
 
 
 class Notes(Struct):
-    """Everything found wrong or doubtful so far. The same finding is kept once, however often it is met."""
+    """Everything found wrong or doubtful so far. The same finding is kept once, however often it is met.
+
+    `believed`: files that are named and decide something, which nobody has looked at yet.
+    """
 
     _problems: dict[Problem, None] = field(default_factory=dict)
     _warnings: dict[Problem, None] = field(default_factory=dict)
+    believed: list[tuple[Node, Path]] = field(default_factory=list)
 
     def problem(self, node: Node, message: str) -> None:
         """Note that `node` will not do."""

@@ -292,3 +292,14 @@ class Location(Kind, frozen=True):
     def schema(self) -> dict[str, Any]:
         """Text."""
         return {"type": "string", "minLength": 1}
+
+
+class Believed(Location, frozen=True):
+    """The path of a file that decides something: what is in it must not be another account's to say."""
+
+    def read(self, node: Node, notes: Notes) -> Path | None:
+        """The path, noted as one to judge by its place."""
+        path = super().read(node, notes)
+        if path is not None:
+            notes.believed.append((node, path))
+        return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jetwatch.config.model import HttpSettings, SinkFormat
-from jetwatch.config.scalars import Choice, Location, Text
+from jetwatch.config.scalars import Believed, Choice, Text
 from jetwatch.config.tables import Key, Table
 from jetwatch.config.times import Duration
 from jetwatch.locator import is_loopback
@@ -42,14 +42,14 @@ HTTP = Table(
             "`ndjson`: one JSON object a line. `hec`: for Splunk's HTTP Event Collector.",
             record=HttpSettings,
         ),
-        Key("token_file", Location(), "A file with the token, read for each batch.", record=HttpSettings),
+        Key("token_file", Believed(), "A file with the token, read for each batch.", record=HttpSettings),
         Key(
             "token_env",
             Text("the name of a variable", r"[A-Za-z_][A-Za-z0-9_]{0,127}"),
             "The variable of the agent's environment with the token.",
             record=HttpSettings,
         ),
-        Key("ca_file", Location(), "The CA of the server, where it is a private one.", record=HttpSettings),
+        Key("ca_file", Believed(), "The CA of the server, where it is a private one.", record=HttpSettings),
         Key("index", Text("the name of an index", r"[A-Za-z0-9_-]{1,80}"), "Splunk's index.", record=HttpSettings),
         Key(
             "timeout",

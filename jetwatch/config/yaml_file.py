@@ -6,18 +6,16 @@ expand to, and tags, merge keys and second documents are refused in words. Owns 
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, described, join, quoted
-from jetwatch.errors import ConfigError, Problem
-from jetwatch.statedir import is_writable_by_others
+from jetwatch.errors import ConfigError, NotTrusted, Problem
+from jetwatch.trust import Accounts, open_file
 
 LARGEST_FILE_BYTES = 1024 * 1024
 MOST_NODES = 100_000
@@ -26,7 +24,6 @@ MOST_NODES = 100_000
 DEEPEST = 32
 """Levels of nesting; the deepest key of watch.yml stands on the sixth."""
 
-_OPEN_TO_OTHERS = "others may write to it, and so decide what the agent runs; chmod go-w"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where pyyaml was built with it
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _QUOTE_HINT = "a value that begins with `{{` must stand in quotes"
@@ -46,13 +43,11 @@ def read(path: Path, notes: Notes) -> Mapping:
 
 def _bytes(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
-        try:
-            content = _at_most(descriptor, LARGEST_FILE_BYTES + 1)
-        finally:
-            os.close(descriptor)
+        content = _at_most(path, LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise _refused(str(path), 1, f"cannot be read: {error.strerror}") from error
+    except NotTrusted as error:
+        raise _refused(str(path), 1, f"cannot be read: {error.reason}") from error
     if content is None:
         raise _refused(str(path), 1, "expected a regular file; this is a directory, a device, a pipe or a socket")
     if len(content) > LARGEST_FILE_BYTES:
@@ -60,17 +55,13 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-def _at_most(descriptor: int, size: int) -> bytes | None:
-    """The first bytes of a regular file, None when it is none. Raises PermissionError for what others may write."""
-    facts = os.fstat(descriptor)
-    if not stat.S_ISREG(facts.st_mode):
+def _at_most(path: Path, size: int) -> bytes | None:
+    """The first bytes of a regular file, None when it is none. Raises NotTrusted for what others may change."""
+    descriptor = open_file(path, Accounts.own())
+    if descriptor is None:
         return None
-    if is_writable_by_others(facts):
-        raise PermissionError(errno.EPERM, _OPEN_TO_OTHERS)
-    content = b""
-    while len(content) < size and (part := os.read(descriptor, size - len(content))):
-        content += part
-    return content
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(size)
 
 
 def _text(path: Path, content: bytes) -> str:

@@ -1,6 +1,7 @@
 """Who may read and change what the agent obeys: watch.yml and the files of secrets.
 
-What everybody may write to is refused elsewhere, when it is read. Here stands what is allowed and doubtful.
+What belongs to another account, or may be written by one, is refused when the configuration is read. Here stands what
+is allowed and doubtful.
 """
 
 from __future__ import annotations
@@ -30,19 +31,16 @@ class File(Struct, frozen=True):
 _SUBJECTS = {"config_rights": "configuration", "env_file": "env_file"}
 
 
-def findings(files: Iterable[File], my_uid: int) -> Iterator[Finding]:
-    """One for each file. `my_uid`: whose agent it is; beside that user only root should be able to change one."""
+def findings(files: Iterable[File]) -> Iterator[Finding]:
+    """One for each file."""
     for file in files:
-        verdict, found, advice = _judged(file, my_uid)
+        verdict, found, advice = _judged(file)
         yield Finding(file.code, verdict, _SUBJECTS[file.code], f"{file.path}: {found}", advice)
 
 
-def _judged(file: File, my_uid: int) -> tuple[Verdict, str, str]:
+def _judged(file: File) -> tuple[Verdict, str, str]:
     if file.missing:
         return Verdict.PROBLEM, f"{file.missing}: no command that names it can start", "make it, or mend `env_file`"
-    if file.owner_uid not in (0, my_uid):
-        found = f"it belongs to uid {file.owner_uid}, who so decides what uid {my_uid} runs"
-        return Verdict.WARNING, found, f"chown {'root' if my_uid == 0 else my_uid} {file.path}"
     if file.secret and file.mode & stat.S_IROTH:
         found = f"it holds secrets, and everybody may read it (mode {file.mode:04o})"
         return Verdict.WARNING, found, f"chmod o= {file.path}"

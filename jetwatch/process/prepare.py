@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import pwd
-import stat
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -20,9 +19,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from jetwatch import words
-from jetwatch.errors import CommandNotStarted, WordError
+from jetwatch.errors import CommandNotStarted, NotTrusted, WordError
 from jetwatch.records import Command, CommandSpec
-from jetwatch.statedir import is_writable_by_others
+from jetwatch.trust import Accounts, open_file
 
 ENV_FILE_LIMIT_BYTES = 1024 * 1024
 _OWN_FORM = "#jetwatch:json\n"  # dotenv cannot write a value that ends with a backslash so that it reads it again
@@ -201,7 +200,7 @@ def _read_env_files(paths: tuple[str, ...]) -> dict[str, str]:
 def _read_env_file(path: Path) -> dict[str, str]:
     try:
         text = _read_regular(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, NotTrusted) as error:
         raise CommandNotStarted("bad_env_file", f"env_file {path}: {_reason(error)}") from error
     if len(text) > ENV_FILE_LIMIT_BYTES:
         raise CommandNotStarted("bad_env_file", f"env_file {path}: longer than {ENV_FILE_LIMIT_BYTES} bytes")
@@ -211,17 +210,11 @@ def _read_env_file(path: Path) -> dict[str, str]:
 
 
 def _read_regular(path: Path) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang the open
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
-        if is_writable_by_others(facts):  # LD_PRELOAD=… would run as the command's user
-            raise PermissionError(errno.EPERM, "others may write to it; chmod go-w")
-        with os.fdopen(fd, encoding="utf-8", newline="", closefd=False) as source:
-            return source.read(ENV_FILE_LIMIT_BYTES + 1)
-    finally:
-        os.close(fd)
+    descriptor = open_file(path, Accounts.own())  # LD_PRELOAD=… of another account would run as the command's user
+    if descriptor is None:
+        raise OSError(errno.EINVAL, "it is no file")
+    with os.fdopen(descriptor, encoding="utf-8", newline="") as source:
+        return source.read(ENV_FILE_LIMIT_BYTES + 1)
 
 
 def _read_dotenv(path: Path, text: str) -> dict[str, str]:
@@ -239,7 +232,9 @@ def _read_dotenv(path: Path, text: str) -> dict[str, str]:
     return found
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
+def _reason(error: OSError | UnicodeDecodeError | NotTrusted) -> str:
+    if isinstance(error, NotTrusted):
+        return error.reason
     return error.strerror or str(error) if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
 
 

@@ -111,12 +111,13 @@ def test_a_configuration_that_others_may_write_is_refused(site: Site, mode: int)
 
 
 def test_an_env_file_that_others_may_write_is_refused(site: Site) -> None:
-    """A variable such as LD_PRELOAD would decide what runs: the command is not started."""
+    """A variable such as LD_PRELOAD would decide what runs: 78, and nothing is started."""
     env_file = site.root / "env_file"
     env_file.write_text("A=b\n")
     env_file.chmod(0o666)
     config = {"check_command": "true", "jet_command": site.shell("touch ran"), "env_file": str(env_file)}
-    site.once(config, code=75)
+    agent = site.once(config, code=78)
+    assert "others may write to it" in agent.errors
     assert not (site.root / "ran").exists()
 
 
