@@ -10,17 +10,15 @@
     cache/WATCH@UID/                              what fetches of content use again: one account's
     shim/DIGEST/  trash/                          the supervisor's program · what is being removed
 
-Everything is private to its owner. Only where a watch has a `user` of its own may others pass through (not list) the
-directories above that user's files.
+Everything is private to its owner, and nobody else can change where it lies (`trust.py`). Only where a watch has a
+`user` of its own may others pass through (not list) the directories above that user's files.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import pwd
-import stat
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,9 +26,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetwatch.errors import StateDirBusy, StateDirError
+from jetwatch.errors import NotTrusted, StateDirBusy, StateDirError
 from jetwatch.mounts import file_system_of
 from jetwatch.records import is_text
+from jetwatch.trust import Accounts, look_up
 
 PRIVATE = 0o700
 PASSABLE = 0o711
@@ -199,7 +198,8 @@ class StateDir(Struct, frozen=True):
 def prepare(layout: StateDir, *, passable: bool) -> None:
     """Make what is missing. `passable`: some watch runs as another user, who must get through to its own files.
 
-    Raises StateDirError when a directory is not ours alone, on a network or FUSE file system, or cannot be written.
+    Raises StateDirError when a directory is not ours alone, or one above it could be changed by others, when it is on a
+    network or FUSE file system, or cannot be written.
     """
     mode = PASSABLE if passable else PRIVATE
     try:
@@ -224,18 +224,32 @@ def _make(path: Path, mode: int, *, inside: bool = False) -> None:
     One that was there and holds other things than ours keeps its mode: somebody may have named `/` or a home directory.
     It is made passable where it has to be.
     """
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(mode=PRIVATE)
-        each.chmod(mode)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    _refuse_foreign(path)
-    found = path.stat().st_mode & 0o777
-    all_ours = inside or {each.name for each in path.iterdir()} <= _OURS
+    try:
+        found = look_up(path, Accounts.own(), make=mode)
+    except NotTrusted as error:
+        raise StateDirError(
+            f"{error}. Name another one with --state-dir (or download_dir, if it is that one)"
+        ) from error
+    try:
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(found)
+    try:
+        _refuse_foreign(path, os.fstat(folder))
+        _set_mode(folder, mode, inside=inside)
+    finally:
+        os.close(folder)
+
+
+def _set_mode(folder: int, mode: int, *, inside: bool) -> None:
+    found = os.fstat(folder).st_mode & 0o777
+    all_ours = inside or set(os.listdir(folder)) <= _OURS
     wanted = mode if all_ours else found | (mode & 0o011)
     if found != wanted:
-        path.chmod(wanted)
+        os.fchmod(folder, wanted)
 
 
 def _make_id(root: Path) -> None:
@@ -260,8 +274,7 @@ def _make_id(root: Path) -> None:
         os.close(folder)
 
 
-def _refuse_foreign(path: Path) -> None:
-    found = path.stat()
+def _refuse_foreign(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         raise StateDirError(
             f"{path}: this directory belongs to uid {found.st_uid} and the agent runs as uid {os.geteuid()}: "
@@ -272,13 +285,6 @@ def _refuse_foreign(path: Path) -> None:
             f"{path}: others may write to this directory, and so replace what lies in it: "
             f"name one of your own, or chmod go-w {path}"
         )
-
-
-def is_writable_by_others(facts: os.stat_result) -> bool:
-    """Whether somebody else may write to a file by its mode: everybody, or a group that is not this process's own."""
-    if facts.st_mode & stat.S_IWGRP and facts.st_gid not in (0, os.getegid()):
-        return True
-    return bool(facts.st_mode & stat.S_IWOTH)
 
 
 def _refuse_remote(root: Path) -> None:

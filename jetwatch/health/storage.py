@@ -10,11 +10,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from jetwatch.config.model import DiskReserve
+from jetwatch.errors import NotTrusted
 from jetwatch.health.finding import Case, Finding, Verdict, first
 from jetwatch.journal.reserve import RESERVE_BYTES
 from jetwatch.mounts import file_system_of
 from jetwatch.statedir import REMOTE_KINDS
 from jetwatch.telemetry.plain import size
+from jetwatch.trust import Accounts, look_up
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 _LAYERED = ("overlay", "aufs")
@@ -24,7 +26,8 @@ _WITHOUT_OWNERS = ("vfat", "exfat", "msdos", "ntfs", "ntfs3")
 class Storage(Struct, frozen=True):
     """One directory of the agent's. `place`: it, or the nearest directory above that exists, of which all else is said.
 
-    `free_inodes` is negative where they are not counted. `mine`: by its owner; `open_to_others`: they may write to it.
+    `free_inodes` is negative where they are not counted. `untrusted`: how another account could change where `path`
+    leads, empty where none could.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Storage(Struct, frozen=True):
     writable: bool
     read_only: bool = False
     no_programs: bool = False
+    untrusted: str = ""
 
     @property
     def exists(self) -> bool:
@@ -56,6 +60,12 @@ def _rights(facts: Storage, subject: str) -> Finding:
     is_foreign = facts.owner_uid != facts.my_uid
     foreign = f"it belongs to uid {facts.owner_uid}, and this is uid {facts.my_uid}"
     cases: list[Case] = [
+        (
+            bool(facts.untrusted),
+            Verdict.PROBLEM,
+            f"{facts.untrusted}: the agent refuses it",
+            "mend it, or name a directory of your own with --state-dir or download_dir",
+        ),
         (
             not facts.exists and not facts.writable,
             Verdict.PROBLEM,
@@ -162,7 +172,19 @@ def read(path: Path) -> Storage:
         writable=os.access(place, os.W_OK | os.X_OK),
         read_only=bool(volume.f_flag & os.ST_RDONLY),
         no_programs=bool(volume.f_flag & os.ST_NOEXEC),
+        untrusted=_untrusted(path),
     )
+
+
+def _untrusted(path: Path) -> str:
+    """What is above it; of the directory itself its owner and mode say enough."""
+    try:
+        os.close(look_up(path, Accounts.own()))
+    except NotTrusted as error:
+        return error.reason
+    except OSError:
+        return ""
+    return ""
 
 
 def _is_there(path: Path) -> bool:
