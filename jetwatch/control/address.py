@@ -1,8 +1,11 @@
-"""A Unix socket's address. The kernel takes 107 bytes of path; a longer one is reached through its directory."""
+"""A Unix socket's address, and whose the other end is. The kernel takes 107 bytes of path; a longer one is reached
+through its directory."""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +24,10 @@ def address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{path.name}"
     finally:
         os.close(fd)
+
+
+def peer_uid(stream: socket.socket) -> int:
+    """Whose the other end is: who called connect(2) or, seen from there, listen(2), as the kernel saw it then."""
+    credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
+    data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    return int(credentials.unpack(data)[1])

@@ -1,14 +1,19 @@
-"""The caller's side of the control socket: one request, one response, and a sentence for everything in between."""
+"""The caller's side of the control socket: one request, one response, and a sentence for everything in between.
+
+Only an agent of root or of this account is asked, at a socket that nobody else could have put there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from pathlib import Path
 
-from jetwatch.control.address import address
+from jetwatch.control.address import peer_uid
 from jetwatch.control.protocol import LINE_LIMIT_BYTES, Request, Response, decode_response, encode_request
-from jetwatch.errors import NoAgent, NotPermitted
+from jetwatch.errors import NoAgent, NotPermitted, NotTrusted
+from jetwatch.trust import Accounts, look_up
 
 _CONNECT_TIMEOUT_S = 5.0
 _HINT = "start one with jetp watch --watch-config PATH"
@@ -36,9 +41,17 @@ def call(path: Path, request: Request, timeout_s: float | None) -> Response:
 
 
 def _connect(stream: socket.socket, path: Path) -> None:
+    own = Accounts.own()
     try:
-        with address(path) as name:
-            stream.connect(name)
+        door = look_up(path, own)
+        try:
+            _refuse_foreign(path, os.fstat(door).st_uid, own)
+            stream.connect(f"/proc/self/fd/{door}")
+        finally:
+            os.close(door)
+        _refuse_foreign(path, peer_uid(stream), own)
+    except NotTrusted as error:
+        raise NoAgent(f"nobody was asked at {error}") from error
     except PermissionError as error:
         raise NotPermitted(f"{path}: only the agent's own user and root may ask it for something") from error
     except TimeoutError as error:
@@ -47,6 +60,12 @@ def _connect(stream: socket.socket, path: Path) -> None:
         raise NoAgent(f"no agent is running here ({path} is not there): {_HINT}") from error
     except OSError as error:
         raise NoAgent(f"no agent is running here ({path}: {error.strerror}): {_HINT}") from error
+
+
+def _refuse_foreign(path: Path, uid: int, own: Accounts) -> None:
+    if uid not in own.uids:
+        sentence = f"this socket is one of uid {uid}, and an agent of {own.named} was looked for"
+        raise NotTrusted(path, sentence, owner_uid=uid)
 
 
 def _exchange(stream: socket.socket, line: bytes, timeout_s: float | None) -> bytes:

@@ -10,16 +10,16 @@ import os
 import select
 import socket
 import stat
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import Lock
 
-from jetwatch.control.address import address
+from jetwatch.control.address import address, peer_uid
 from jetwatch.control.protocol import LINE_LIMIT_BYTES, Request, Response, decode_request, encode_response
-from jetwatch.errors import NotPermitted, StateDirError, UsageError
+from jetwatch.errors import NotPermitted, NotTrusted, StateDirError, UsageError
+from jetwatch.trust import Accounts, open_directory
 
 Reply = Callable[[Response], None]
 Submit = Callable[[Request, Reply], None]
@@ -151,7 +151,7 @@ class Server:
         self._epoll.unregister(self._listener)
 
     def _refusal(self, stream: socket.socket) -> Response | None:
-        uid = _peer_uid(stream)
+        uid = peer_uid(stream)
         if uid not in self._allowed:
             return Response.refusal(NotPermitted.exit_code, f"uid {uid} may not ask this agent for anything")
         if len(self._connections) >= CONNECTION_LIMIT:
@@ -266,13 +266,6 @@ def _say_at_once(stream: socket.socket, response: Response) -> None:
         return
 
 
-def _peer_uid(stream: socket.socket) -> int:
-    """Who called, as the kernel saw it at connect(2)."""
-    credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
-    data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-    return int(credentials.unpack(data)[1])
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
@@ -283,7 +276,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _listen(path: Path) -> socket.socket:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(open_directory(path.parent, Accounts.own(), make=0o700))
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -292,9 +285,10 @@ def _listen(path: Path) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, NotTrusted) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
         raise StateDirError(
-            f"{path}: the control socket cannot be made: {error.strerror or error}. "
+            f"{path}: the control socket cannot be made: {reason}. "
             "Name another place with control:, or switch it off with control: false"
         ) from error
     return listener
