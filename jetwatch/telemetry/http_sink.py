@@ -16,12 +16,16 @@ import urllib3
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
+from jetwatch.errors import NotTrusted
 from jetwatch.events import Told
 from jetwatch.telemetry.sending import Answer
+from jetwatch.trust import Accounts, open_file, require
 
 _CONNECT_S = 5.0
 _TOLD_OF_AN_ANSWER = 200
 _READ_OF_AN_ANSWER = 4096
+_LONGEST_TOKEN = 16 * 1024
+"""Bytes; no server takes a longer header."""
 
 
 class Target(Struct, frozen=True):
@@ -80,7 +84,7 @@ class HttpRoad:
             finally:
                 answer.release_conn()
                 answer.close()
-        except (HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError, ValueError, NotTrusted) as error:
             return Answer(None, _reason(error))
         if token is not None:
             said = said.replace(token, "***")  # of a server that repeats what it was sent
@@ -89,6 +93,8 @@ class HttpRoad:
 
     def _pool(self) -> urllib3.PoolManager:
         if self._pools is None:
+            if self._target.ca_file is not None:
+                require(self._target.ca_file, Accounts.own())
             trust = ssl.create_default_context(cafile=self._target.ca_file)
             timeout = urllib3.Timeout(connect=min(_CONNECT_S, self._target.timeout_s), read=self._target.timeout_s)
             self._pools = urllib3.PoolManager(num_pools=1, retries=False, timeout=timeout, ssl_context=trust)
@@ -97,7 +103,7 @@ class HttpRoad:
     def _token(self) -> str | None:
         target = self._target
         if target.token_file is not None:
-            token = target.token_file.read_text("utf-8").strip()
+            token = _read_token(target.token_file)
             source = f"token_file {target.token_file}"
         elif target.token_env is not None:
             token, source = os.environ.get(target.token_env, "").strip(), f"the variable {target.token_env}"
@@ -106,6 +112,14 @@ class HttpRoad:
         if not token.isascii() or not token.isprintable() or not token:
             raise ValueError(f"{source}: expected one line with a token")  # the token itself is never told
         return token
+
+
+def _read_token(path: Path) -> str:
+    descriptor = open_file(path, Accounts.own())
+    if descriptor is None:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_LONGEST_TOKEN).decode("utf-8").strip()
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -1,7 +1,8 @@
 """A log file that others may rename, remove, replace or truncate while it is written.
 
 Every line is one write at the end of the file, so `copytruncate` leaves no hole. A file that was renamed is gone on
-with until it is opened anew (`reopen`, on HUP), until another one stands in its place, or until it was removed.
+with until it is opened anew (`reopen`, on HUP), until another one stands in its place, or until it was removed. Its
+directory may belong to others, who get no say in where a line goes: it is opened there, by descriptor.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from jetwatch.errors import ConfigError, Problem
+from jetwatch.errors import ConfigError, NotTrusted, Problem
 from jetwatch.telemetry.outlet import Outlet
+from jetwatch.trust import open_directory_of_anybody
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -26,8 +28,9 @@ class LogFile(Outlet):
         self._mode = mode
         try:
             super().__init__(_open(path, mode))
-        except OSError as error:
-            sentence = f"cannot be written: {error.strerror or error}"
+        except (OSError, NotTrusted) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error.reason
+            sentence = f"cannot be written: {reason}"
             raise ConfigError([Problem(str(path), 1, "log.file", sentence)]) from error
 
     def put(self, line: bytes) -> None:
@@ -38,7 +41,7 @@ class LogFile(Outlet):
 
     def reopen(self) -> None:
         """Go on in the file that the path names, made if it is missing; where that cannot be, in the one at hand."""
-        with suppress(OSError):
+        with suppress(OSError, NotTrusted):
             self.use(_open(self._path, self._mode))
 
     def close(self) -> None:
@@ -57,18 +60,26 @@ class LogFile(Outlet):
 
 
 def _open(path: Path, mode: int) -> int:
-    """The file, to append to; made with this very mode. Others' modes stay. Raises OSError."""
+    """The file, to append to; made with this very mode. Others' modes stay. Raises OSError, NotTrusted."""
+    folder = open_directory_of_anybody(path.parent)
     try:
-        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        return _open_in(folder, path.name, mode)
+    finally:
+        os.close(folder)
+
+
+def _open_in(folder: int, name: str, mode: int) -> int:
+    try:
+        fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
     except FileExistsError:
-        return _open_found(path)
+        return _open_found(folder, name)
     os.fchmod(fd, mode)  # whatever the umask
     return fd
 
 
-def _open_found(path: Path) -> int:
+def _open_found(folder: int, name: str) -> int:
     """A file that is there. Neither a link nor a second name of something else: who may write here is not the agent."""
-    fd = os.open(path, _FLAGS)
+    fd = os.open(name, _FLAGS, dir_fd=folder)
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(fd)

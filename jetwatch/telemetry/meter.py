@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from jetwatch.errors import ConfigError, Problem
+from jetwatch.errors import ConfigError, NotTrusted, Problem
 from jetwatch.events import Event, MetricsFailed, Told
 from jetwatch.records import AgentView, Stamp
 from jetwatch.telemetry.metrics import Facts, Metric, Reading, Tally, readings
@@ -155,6 +155,8 @@ class Meter:
             give()
         except OSError as error:
             self._has_failed(road, f"{where}: {error.strerror or error}")
+        except NotTrusted as error:
+            self._has_failed(road, f"{where}: {error.reason}")
         else:
             self._failed.discard(road)
 

@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from jetwatch.telemetry.metrics import BUCKETS_S, Distribution, Kind, Metric, Reading, prometheus_name
+from jetwatch.trust import open_directory_of_anybody
 
 READABLE_BY_ALL = 0o644
 _PATIENCE_S = 5.0
@@ -34,18 +35,30 @@ def text(readings: Iterable[Reading]) -> bytes:
 
 
 def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
-    """Replace the file as a whole: who reads it sees the old one or the new one. Raises OSError."""
-    building = path.with_name(f".{path.name}.new")  # node_exporter takes *.prom alone
-    building.unlink(missing_ok=True)
-    fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Replace the file as a whole: who reads it sees the old one or the new one. Raises OSError, NotTrusted.
+
+    The directory may be the collector's own: all is done in it by descriptor.
+    """
+    folder = open_directory_of_anybody(path.parent)
+    try:
+        _replace(folder, path.name, text(readings))
+    finally:
+        os.close(folder)
+
+
+def _replace(folder: int, name: str, content: bytes) -> None:
+    building = f".{name}.new"  # node_exporter takes *.prom alone
+    with suppress(FileNotFoundError):
+        os.unlink(building, dir_fd=folder)
+    fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(text(readings))
+            file.write(content)
             os.fchmod(fd, READABLE_BY_ALL)  # whatever the umask
-        building.replace(path)
+        os.rename(building, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with suppress(OSError):
-            building.unlink()
+            os.unlink(building, dir_fd=folder)
         raise
 
 
