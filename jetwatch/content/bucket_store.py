@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled
+from jetwatch.errors import NotTrusted
+from jetwatch.trust import Accounts, require
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3Credential, S3Store
@@ -202,6 +204,11 @@ def _profile_credentials(profile: str | None) -> tuple[Callable[[], S3Credential
         from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
     except ImportError as missing:
         raise ContentStalled("profiles and SSO need boto3: install jetwatch with the extra `s3`") from missing
+    for path in filter(_is_there, aws_files(os.environ)):  # a profile may name a program to be run
+        try:
+            require(path, Accounts.own())
+        except NotTrusted as error:
+            raise ContentStalled(f"credentials of profile {profile or 'default'!r}: {error}") from error
     try:
         session = boto3.Session(profile_name=profile)
         found = session.get_credentials()

@@ -33,6 +33,8 @@ from jetwatch.content.source import (
     Source,
 )
 from jetwatch.content_records import SLOW_S
+from jetwatch.errors import NotTrusted
+from jetwatch.trust import Accounts, require
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +65,9 @@ _ROOMS = {
     ContentKind.FILE: _Room("jetwatch.content.directory", "FileSource"),
 }
 
+
+_BELIEVED = ("ca_file", "ssh_key", "known_hosts", "allowed_signers")
+"""Files that are named in a content."""
 
 _WAY_OUT = re.compile(r"(?i:[a-z]+_proxy)|SSL_CERT_FILE|SSL_CERT_DIR")
 
@@ -123,10 +128,12 @@ def open_source(
 
     `env`: the environment that credentials are taken from (None: this process's own); see `reads_alike`. `trust`: gives
     the certificates that https relies on, where they are shared. `meanwhile`: what it raises ends a git that is waited
-    for. Raises ContentStalled where its library is not installed, with the command that installs it.
+    for. Raises ContentStalled where its library is not installed, with the command that installs it, and where another
+    account could change a file that it names.
     """
     if missing := missing_library(content):
         raise ContentStalled(f"{content.url}: {missing}")
+    _refuse_what_others_may_change(content)
     room = _ROOMS[content.kind]
     build: Callable[..., Source] = getattr(importlib.import_module(room.module), room.name)
     if content.kind is ContentKind.GIT:
@@ -134,6 +141,20 @@ def open_source(
     if content.kind is ContentKind.HTTP:
         return build(content, trust=trust(content.ca_file) if trust else None)
     return build(content, env=env) if room is _BUCKET else build(content)
+
+
+def _refuse_what_others_may_change(content: Content) -> None:
+    """Raise ContentStalled for a file that decides what is believed, and is another account's to change."""
+    own = Accounts.own()
+    for key in _BELIEVED:
+        path = getattr(content, key)
+        try:
+            if path:
+                require(Path(path), own)
+        except NotTrusted as error:
+            raise ContentStalled(f"{key} {error}") from error
+        except OSError:
+            continue  # said by what reads it
 
 
 def missing_library(content: Content) -> str:
