@@ -1,8 +1,12 @@
-"""What every command that looks into a state directory begins with: which one, the journal in it, the agent on it."""
+"""What every command that looks into a state directory begins with: which one, the journal in it, the agent on it.
+
+Nothing in a directory that another account could change is opened: root becomes that account first (`owner.py`).
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -11,14 +15,19 @@ from typing import Any
 
 import click
 
+from jetwatch.cli.owner import become_owner
 from jetwatch.cli.places import PLACE
 from jetwatch.clock import SystemClock
-from jetwatch.errors import NotPermitted, UsageError
+from jetwatch.errors import NotPermitted, NotTrusted, UsageError
 from jetwatch.events import RowUnreadable
 from jetwatch.journal.journal import Journal
 from jetwatch.process import tree
 from jetwatch.records import AgentState, Stamp
 from jetwatch.statedir import StateDir, choose, read_holder, take_lock
+from jetwatch.telemetry.plain import visible
+from jetwatch.trust import Accounts, require
+
+_ASKED_BY = "jetwatch.asked_by"
 
 
 def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,8 +42,25 @@ def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def _layout(_context: click.Context, _parameter: click.Parameter, option: Path | None) -> StateDir:
-    return StateDir.at(choose(option, os.environ, None))
+def _layout(context: click.Context, _parameter: click.Parameter, option: Path | None) -> StateDir:
+    layout = StateDir.at(choose(option, os.environ, None))
+    context.meta[_ASKED_BY] = _login()
+    become_owner(layout.root)
+    return layout
+
+
+def asked_by() -> str:
+    """Who gave this command: the name behind sudo, else that of the user id that it began with."""
+    return str(click.get_current_context().meta[_ASKED_BY])
+
+
+def _login() -> str:
+    if os.geteuid() == 0 and os.environ.get("SUDO_USER"):
+        return visible(os.environ["SUDO_USER"])
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 @contextmanager
@@ -76,10 +102,16 @@ def _warn(found: RowUnreadable) -> None:
 
 
 def refuse_foreign(layout: StateDir, wanted: int = os.R_OK) -> None:
-    """Raise NotPermitted when this user may not use the journal as `wanted` (flags of os.access)."""
+    """Raise NotPermitted when this user may not use the journal as `wanted` (flags of os.access).
+
+    Root may not either, as root, where the directory is not its own.
+    """
     try:
+        require(layout.root, Accounts.own())
         permitted = not layout.journal.exists() or os.access(layout.journal, wanted)
-    except PermissionError:
+    except FileNotFoundError:
+        permitted = True
+    except (PermissionError, NotTrusted):
         permitted = False
     if not permitted:
         raise NotPermitted(f"{layout.root}: only the agent's own user and root may do this")

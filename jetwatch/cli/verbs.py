@@ -6,8 +6,6 @@ directory's lock is held meanwhile, so that no agent can start in between.
 
 from __future__ import annotations
 
-import os
-import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import click
 
 from jetwatch.cli.durations import duration
 from jetwatch.cli.opening import (
+    asked_by,
     is_running,
     known_watches,
     present,
@@ -34,7 +33,6 @@ from jetwatch.journal.journal import Journal
 from jetwatch.process.launch import ask_to_stop
 from jetwatch.records import Run, Stamp, StepState, WatchState
 from jetwatch.statedir import StateDir
-from jetwatch.telemetry.plain import visible
 
 ANSWER_TIMEOUT_S = 15.0
 _ENDED_BADLY = 1
@@ -59,7 +57,7 @@ def trigger(watch: str | None, layout: StateDir, force: bool, wait: bool) -> Non
     refuse_foreign(layout)
     if layout.journal.exists():
         _require(layout, watch)
-    request = Request(Verb.TRIGGER, watch=watch, force=force, wait=wait, by=login())
+    request = Request(Verb.TRIGGER, watch=watch, force=force, wait=wait, by=asked_by())
     _report(call(_door(layout), request, None if wait else ANSWER_TIMEOUT_S))
 
 
@@ -78,7 +76,7 @@ def cancel(uuid: str | None, layout: StateDir) -> None:
     """
     with reading(layout) as journal:
         run = _open_run(journal, uuid)
-    by = login()
+    by = asked_by()
     _ask(layout, Request(Verb.CANCEL, run=run.id, by=by), lambda: _cancel_here(layout, run.id, by))
 
 
@@ -92,7 +90,7 @@ def clear(watch: str | None, layout: StateDir) -> None:
     Example:
       jetp clear web
     """
-    by = login()
+    by = asked_by()
     _require(layout, watch)
     _ask(layout, Request(Verb.CLEAR, watch=watch, by=by), lambda: _clear_here(layout, watch, by))
 
@@ -119,7 +117,7 @@ def suspend(watch: str | None, layout: StateDir, reason: str, for_s: float | Non
     Example:
       jetp suspend web --reason "disk is being replaced" --for 2h
     """
-    by = login()
+    by = asked_by()
     _require(layout, watch)
     request = Request(Verb.SUSPEND, watch=watch, reason=reason, for_s=for_s, by=by)
     _ask(layout, request, lambda: _suspend_here(layout, watch, by, reason, for_s))
@@ -135,19 +133,9 @@ def resume(watch: str | None, layout: StateDir) -> None:
     Example:
       jetp resume web
     """
-    by = login()
+    by = asked_by()
     _require(layout, watch)
     _ask(layout, Request(Verb.RESUME, watch=watch, by=by), lambda: _resume_here(layout, watch, by))
-
-
-def login() -> str:
-    """Who is asking: the name behind sudo, else that of the user id."""
-    if os.geteuid() == 0 and os.environ.get("SUDO_USER"):
-        return visible(os.environ["SUDO_USER"])
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 def _require(layout: StateDir, watch: str | None) -> None:

@@ -294,7 +294,7 @@ def _signal(directory: Path, step_id: str, number: int) -> None:
     if process is not None and (pidfd := open_pidfd(process)) is not None:
         try:
             signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # it has ended, or is another account's and no supervisor of ours
             pass
         finally:
             os.close(pidfd)
