@@ -28,6 +28,7 @@ MIN_BACKOFF_S = 1.0
 
 _NEVER_S = 100 * 365 * DAY_S  # a schedule that has no firing in sight; no machine is up for that long
 _LATE_US = 1_000_000  # a start up to this late is the timer's and the queue's doing, and the planned start counts
+_LATE_PART = 4  # but up to this part of the interval only: else the next start would come right behind the late one
 _STEP_BACK_US = 3 * 3600 * 1_000_000  # cron(8): a clock set back by less than this does not repeat what has fired
 
 
@@ -67,16 +68,19 @@ def next_check(
 
     Start to start: the interval is counted from the planned start, or from the real one if that was late (overrun,
     sleep), so that one late check is not followed by another. A cycle that took longer than its interval is followed by
-    a check at once; on the stable grid by the next grid point.
+    a check at once; on the stable grid by the next grid point. A late check on the grid stands for the points less than
+    half an interval after it, too.
     """
     if watch.schedule is not None:
         return _scheduled(watch, fired_us(last_due, started), now, uniform, offset_s=offset_s, no_splay=no_splay)
     jitter_us = _us(_jitter_s(watch, uniform))
-    planned = _instant(last_due)
+    planned, interval_us = _instant(last_due), _us(watch.check_interval_s)
+    in_time = _in_time(planned, started, interval_us)
     if watch.phase is Phase.STABLE:
-        return _next_grid_point(watch, planned.wall_us, now, offset_s, jitter_us)
-    span_us = _us(watch.check_interval_s) + jitter_us
-    return Deadline.after(now, Deadline.after(_counted_start(planned, started), span_us).remaining_us(now))
+        dealt_with_us = planned.wall_us if in_time else started.wall_us + interval_us // 2
+        return _next_grid_point(watch, dealt_with_us, now, offset_s, jitter_us)
+    counted = planned if in_time else started
+    return Deadline.after(now, Deadline.after(counted, interval_us + jitter_us).remaining_us(now))
 
 
 def replanned(
@@ -215,13 +219,13 @@ def _firing_splay_s(watch: WatchSettings, uniform: Uniform, offset_s: float | No
 
 
 def _next_grid_point(
-    watch: WatchSettings, planned_wall_us: int | None, now: Stamp, offset_s: float | None, jitter_us: int
+    watch: WatchSettings, dealt_with_us: int | None, now: Stamp, offset_s: float | None, jitter_us: int
 ) -> Deadline:
-    """The grid point after the later of now and the one that was planned last, plus jitter."""
+    """The grid point after the later of now and the instant up to which points are dealt with, plus jitter."""
     if offset_s is None:
         raise ValueError(f"watch {watch.name}: phase stable needs an offset")
     interval_us, offset_us = max(1, _us(watch.check_interval_s)), _us(offset_s)
-    after_us = _dealt_with_us(planned_wall_us, now.wall_us, interval_us // 2)
+    after_us = _dealt_with_us(dealt_with_us, now.wall_us, interval_us // 2)
     point_us = offset_us + ((after_us - offset_us) // interval_us + 1) * interval_us
     return Deadline.after(now, point_us - now.wall_us + jitter_us)
 
@@ -233,10 +237,10 @@ def _dealt_with_us(last_us: int | None, now_us: int, step_back_us: int) -> int:
     return now_us
 
 
-def _counted_start(planned: Stamp, started: Stamp) -> Stamp:
-    """The start from which the next interval is counted."""
-    in_time = planned.boot_id == started.boot_id and abs(started.boot_us - planned.boot_us) < _LATE_US
-    return planned if in_time else started
+def _in_time(planned: Stamp, started: Stamp, interval_us: int) -> bool:
+    """Whether a cycle began as planned; it began late where the agent was stopped or had no processor."""
+    late_us = min(_LATE_US, interval_us // _LATE_PART)
+    return planned.boot_id == started.boot_id and abs(started.boot_us - planned.boot_us) < late_us
 
 
 def _jitter_s(watch: WatchSettings, uniform: Uniform) -> float:

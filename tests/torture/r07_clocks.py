@@ -50,7 +50,7 @@ LONG_PLAY = "until [ -e {root}/gate ]; do sleep 0.2; done; echo end >> {root}/en
 
 
 def torture(dose: Dose) -> str:
-    """`count` steps of the clock, and a stop of the agent after every tenth."""
+    """`count` steps of the clock, and two stops of the agent after every tenth: a long one, and one before a point."""
     with Ground() as ground:
         clock = _Clock(ground)
         _configure(ground)
@@ -65,6 +65,7 @@ def torture(dose: Dose) -> str:
             until(lambda: _away_s(clock, point_s) < 1)  # the stable grid is where it was
             if number % 10 == 4:
                 _stop_and_continue(ground, agent)
+                _stop_until_before_a_point(ground, agent)
                 stops += 1
         late_s = _grid_was_kept(ground, stops)
         (ground.root / "gate").touch()
@@ -77,7 +78,8 @@ def torture(dose: Dose) -> str:
     return (
         f"{dose.count} steps of the clock by an hour to ten years: {ticks} checks each {INTERVAL_S:.0f} s, late by "
         f"{late_s * 1000:.0f} ms at most; {fired} firings of a schedule at the new time, the stable grid where it was; "
-        f"{stops} stops for {STOPPED_INTERVALS} intervals: one check, then the grid; one play open all the time, ok"
+        f"{stops} stops for {STOPPED_INTERVALS} intervals, and {stops} until right before a point: one check, then the "
+        "grid; one play open all the time, ok"
     )
 
 
@@ -199,6 +201,18 @@ def _stop_and_continue(ground: Ground, agent: AgentProcess) -> None:
     before = len(_ticks(ground))
     time.sleep(STOPPED_INTERVALS * INTERVAL_S)
     assert len(_ticks(ground)) == before
+    agent.send(signal.SIGCONT)
+    until(lambda: len(_ticks(ground)) >= before + 4)
+
+
+def _stop_until_before_a_point(ground: Ground, agent: AgentProcess) -> None:
+    """The check that makes up for this stop is late by nearly an interval."""
+    before = len(_ticks(ground))
+    until(lambda: len(_ticks(ground)) > before)
+    time.sleep(0.5 * INTERVAL_S)  # the next check is planned by now
+    agent.send(signal.SIGSTOP)
+    time.sleep(1.4 * INTERVAL_S)
+    before = len(_ticks(ground))
     agent.send(signal.SIGCONT)
     until(lambda: len(_ticks(ground)) >= before + 4)
 

@@ -123,6 +123,53 @@ def test_the_next_check_counts_from_the_last_start(late_s: float, took_s: float,
     assert wait_s(following, now) == pytest.approx(expected_s)
 
 
+@pytest.mark.parametrize(
+    ("interval_s", "late_s", "expected_s"),
+    [
+        (1, 0.2, 1.0),  # of a busy machine: the grid stays
+        (1, 0.3, 1.3),
+        (1, 0.9925, 1.9925),  # what a stopped agent makes up for right before the next point
+        (100, 0.9, 100.0),
+        (100, 1.1, 101.1),
+    ],
+)
+def test_a_late_check_is_never_followed_by_another_at_once(interval_s: float, late_s: float, expected_s: float) -> None:
+    """A start that is late by a quarter of the interval, or by a second, counts from when it came."""
+    planned = Deadline.after(stamp(), 0)
+    started = later(planned.at, late_s)
+    following = schedule.next_check(watch(check_interval_s=interval_s), planned, started, half, started=started)
+    assert wait_s(following, planned.at) == pytest.approx(expected_s)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "expected_s"),
+    [
+        (0.2, 100),
+        (40, 100),
+        (60, 200),  # nearer than half an interval: the point at 100 is left out
+        (99.9925, 200),
+        (340, 400),
+        (399.9925, 500),
+    ],
+)
+def test_a_late_check_stands_for_a_point_of_the_grid_that_is_near(late_s: float, expected_s: float) -> None:
+    """With phase stable the point less than half an interval after a late check is left out; the grid stays."""
+    planned = Deadline.after(stamp(), 0)
+    started = later(planned.at, late_s)
+    now = later(started, 0.001)
+    settings = watch(phase=Phase.STABLE)
+    following = schedule.next_check(settings, planned, now, half, started=started, offset_s=0.0)
+    assert wait_s(following, planned.at) == pytest.approx(expected_s)
+
+
+def test_a_check_by_hand_takes_no_point_of_the_grid_away() -> None:
+    """It was asked for, and makes up for nothing."""
+    by_hand = later(stamp(), 99)
+    now, settings = later(by_hand, 0.1), watch(phase=Phase.STABLE)
+    following = schedule.next_check(settings, by_hand, now, half, started=by_hand, offset_s=0.0)
+    assert wait_s(following, by_hand) == pytest.approx(1)
+
+
 def simulate(settings: WatchSettings, took_s: list[float], *, offset_s: float | None = None) -> list[float]:
     """The starts of a row of cycles that took so long each, in seconds after the first."""
     begin = now = stamp()
