@@ -5,9 +5,14 @@ PYTHON ?= python3
 JOBS ?= 4
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off
+# What requirements/ locks, by its digests; then jetwatch itself, which is in no lock, by the locked build backend.
+INSTALL_LOCKED = $(PIP) --require-hashes -r requirements/build.txt -r requirements/$(1).txt && \
+  $(PIP) --no-deps --no-build-isolation --editable .
+LOCKS := requirements/build.txt requirements/demo.txt requirements/dev.txt
 .DEFAULT_GOAL := help
 
-.PHONY: help audit lock dev demo test test-fast test-system torture fuzz lint types bench bench-content package release docs clean
+.PHONY: help audit lock dev demo test test-fast test-newest test-services test-system torture fuzz lint types \
+  bench bench-content package release docs clean
 
 help: ## list what there is
 	@echo "make TARGET, with PYTHON=/path/to/python3 if python3 is older than 3.11"
@@ -24,17 +29,25 @@ test: dev ## all tests
 test-fast: dev ## the tests that take no time
 	$(BIN)/python -m pytest tests/unit -m "not slow"
 
+test-newest: $(BIN)/python ## all tests with the newest release of everything, in .newest, which is made anew
+	rm -rf .newest
+	$(BIN)/python -m venv .newest
+	.newest/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off --editable '.[dev]'
+	.newest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-services: ## install the servers and programs that tests drive (root, Debian); says what is missing elsewhere
+	@.ci/services
+
 test-system: dev ## the deb on a booted machine (root, Debian, systemd-nspawn); after make package
 	$(BIN)/python -m pytest tests/system
 
 package: dev ## dist/: sdist, wheel, deb, rpm, jetp.pyz
 	$(BIN)/python packaging/build.py
 
-docs: .venv/docs-installed ## build/site/index.html: the documentation as a site
+docs: dev ## build/site/index.html: the documentation as a site
 	$(BIN)/python docs/site/build.py
 
 release: dev ## dist/: the artefacts of a tagged commit, built twice, described and tried; UNTAGGED=1 rehearses
-	@$(PIP) 'cyclonedx-bom>=7'
 	$(BIN)/python packaging/release.py $(if $(UNTAGGED),--untagged)
 
 fuzz: dev ## hand hostile bytes to every parser; an hour, or TARGET=mountinfo SECONDS=60
@@ -60,18 +73,16 @@ bench: dev ## what the agent costs, beside other programs (15 minutes, root; pee
 	$(BIN)/python bench/draw.py .bench docs/explanation
 
 audit: dev ## known weaknesses and licences of what is locked in requirements/
-	@$(PIP) 'pip-audit>=2.7' || echo "pip-audit could not be installed" >&2
 	$(BIN)/python packaging/audit.py
 
 lock: dev ## write requirements/*.txt anew: versions and digests
-	@$(PIP) 'pip-tools>=7.4'
 	$(BIN)/python packaging/lock.py
 
 bench-content: dev ## what fetching costs, beside other programs
 	$(BIN)/python bench/content.py
 
 clean: ## remove .venv and everything that was built
-	rm -rf .venv .bench build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .newest .bench build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -81,17 +92,13 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-.venv/demo-installed: pyproject.toml | $(BIN)/python
-	@echo "Installing jetwatch and what the demo needs into .venv (a few minutes the first time)"
-	@$(PIP) --editable '.[demo]'
+.venv/demo-installed: pyproject.toml $(LOCKS) | $(BIN)/python
+	@echo "Installing jetwatch and what the demo needs into .venv (a minute the first time)"
+	@$(call INSTALL_LOCKED,demo)
 	@touch $@
 
-.venv/docs-installed: pyproject.toml | $(BIN)/python
-	@$(PIP) --editable '.[docs]'
-	@touch $@
-
-# The development environment holds all of the others.
-.venv/dev-installed: pyproject.toml | $(BIN)/python
+# The development environment holds the demo's.
+.venv/dev-installed: pyproject.toml $(LOCKS) | $(BIN)/python
 	@echo "Installing jetwatch and its tools into .venv (a few minutes the first time)"
-	@$(PIP) --editable '.[dev]'
-	@touch .venv/demo-installed .venv/docs-installed $@
+	@$(call INSTALL_LOCKED,dev)
+	@touch .venv/demo-installed $@

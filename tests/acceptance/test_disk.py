@@ -12,9 +12,10 @@ from datetime import datetime
 import pytest
 from agent_process import AgentProcess, Site, until
 from disks import Filling, LoopDisk, small_disk, why_no_loop, why_no_mount
+from servers import how_to_install
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=str(why_no_mount()))
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason=f"needs strace: {how_to_install('strace')}")
 NO_RESERVE = {"bytes": 0, "inodes": 0}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from servers import how_to_install
 
 from jetwatch.cli.main import COMMANDS, jetp
 
@@ -47,7 +48,7 @@ def test_roff_has_nothing_to_say_against_them(pages: dict[str, Path]) -> None:
     """groff with all its warnings; examples come out as they were written."""
     groff = shutil.which("groff")
     if groff is None:
-        pytest.skip("groff is not installed: whether it takes the pages was not looked at")
+        pytest.skip(f"whether groff takes the pages was not looked at: {how_to_install('groff')}")
     for path in pages.values():
         done = subprocess.run(
             [groff, "-ww", "-man", "-Tascii", "-P-cbou", path], capture_output=True, text=True, timeout=60, check=True

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import Site, is_alive, until
+from servers import how_to_install
 
 from jetwatch.journal.journal import SCHEMA, Journal
 from jetwatch.process import launch
@@ -26,7 +27,7 @@ from jetwatch.records import FORMAT
 VERSIONS = Path(__file__).with_name("versions")
 JOURNALS = sorted(VERSIONS.glob("journal-schema-*.sql"))
 SHIMS = sorted(VERSIONS.glob("shim-format-*.tar.gz"))
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason=f"needs strace: {how_to_install('strace')}")
 
 MIGRATE = """\
 import sys

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "torture"))
 
 import archives
 from archives import CHECKED, LIMITS, SEEDS, Deadline, make_tar, make_zip, tree, try_out, unpack, whole, zstd
+from servers import how_to_install
 
 from jetwatch.content.source import ContentRetry, ContentStalled, Limits
 
@@ -525,7 +526,7 @@ def test_a_directory_in_a_zip_with_data_is_refused(tmp_path: Path) -> None:
     assert "'f/'" in refusal(zipped(("f/", b"x")), tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="needs the command zip")
+@pytest.mark.skipif(shutil.which("zip") is None, reason=f"needs zip: {how_to_install('zip')}")
 def test_a_zip_by_the_command_zip_becomes_its_tree(tmp_path: Path) -> None:
     """As people make them, with links kept."""
     (tmp_path / "src/sub").mkdir(parents=True)
