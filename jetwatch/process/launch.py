@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from jetwatch import interpreter, packaged
 from jetwatch.errors import CommandNotStarted
@@ -212,15 +213,19 @@ def read_result(directory: Path, step_id: str) -> CommandResult | None:
     return result if result.step_id == step_id and result.format <= FORMAT else None
 
 
+_Pid = Annotated[int, Meta(ge=1, le=4_194_304)]
+"""A number that a process can have (PID_MAX_LIMIT): 0 and those below it name whole groups of processes."""
+
+
 class _Started(Struct, frozen=True):
     """The parts of started.json that are looked at."""
 
     step_id: str
     boot_id: str
     pid_namespace: str
-    supervisor_pid: int
+    supervisor_pid: _Pid
     supervisor_start_ticks: int
-    pid: int
+    pid: _Pid
     start_ticks: int
     monotonic_us: int
     cgroup: str | None = None
@@ -229,7 +234,7 @@ class _Started(Struct, frozen=True):
 class _Blocked(Struct, frozen=True):
     """The parts of blocked.json that are looked at."""
 
-    pid: int
+    pid: _Pid
     state: str
 
 

@@ -321,6 +321,19 @@ def test_nobody_is_cancelled_by_a_number_alone(bench: Workbench) -> None:
     assert stranger.wait(timeout=10) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**80])
+def test_a_number_that_no_process_has_is_nobody(bench: Workbench, pid: int) -> None:
+    """0 and those below it would name whole groups of processes; the kernel takes no larger ones."""
+    step = _forged(bench, pid, 1)
+    held = os.open(step.directory / "lock", os.O_RDONLY | os.O_CREAT, 0o600)
+    launch.fcntl.flock(held, launch.fcntl.LOCK_EX)
+    found = launch.look(step.directory, step.spec.step_id)
+    assert (found.sight, found.supervisor) == (Sight.ALIVE, None)
+    launch.ask_to_stop(step.directory, step.spec.step_id)
+    launch.end_supervisor(step.directory, step.spec.step_id)
+    os.close(held)
+
+
 def _forged(bench: Workbench, pid: int, ticks: int, **facts: Any) -> Step:
     """A step directory whose started.json names this process as supervisor and command."""
     spec = bench.spec("true")
