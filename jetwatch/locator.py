@@ -23,6 +23,7 @@ from jetwatch.content_records import ContentKind, shown_without
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 _GIT = ("git+https", "git+ssh", "git+file", "git+http")
 _FORMS = "s3://, git+https://, git+ssh://, git+file://, https:// or file://"
+_PORTS = {"https": 443, "http": 80, "ssh": 22}
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
 
 
@@ -59,6 +60,22 @@ def parse(url: str) -> Locator:
     if parts.scheme == "file":
         return _path(parts)
     raise ValueError(f"expected {_FORMS}, found {parts.scheme + '://' if parts.scheme else 'no scheme'}")
+
+
+def origin(url: str, endpoint: str | None = None) -> str:
+    """Whom a URL of content asks: `https://host:443`, a bucket or its endpoint, the first two folders of a path.
+
+    What has one origin may be slow or dead together.
+    """
+    parts = urlsplit(endpoint or url)
+    scheme = parts.scheme.removeprefix("git+")
+    if scheme == "file":
+        return "file://" + "/".join(parts.path.split("/")[:3])
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return f"{scheme}://{parts.hostname or ''}:{port or _PORTS.get(scheme, 0)}"
 
 
 def is_archive(path: str) -> bool:

@@ -277,8 +277,9 @@ class Run(Struct, frozen=True):
 
     The steps and hooks keep the configuration that the run began with; a run whose row cannot be read has none.
     `progressed` is the last time that something was recorded of it. `outcome` is None while the run is open.
-    `has_cache`: its first step is a fetch that keeps what it fetched; where, is a matter of the account. `seq` is the
-    journal's own count, 0 until it is stored.
+    `has_cache`: its first step is a fetch that keeps what it fetched; where, is a matter of the account. `origin`: the
+    server that it fetches from. `waiting_for`: what an open run waits for between two commands, in the words of
+    `WatchState.waiting_for`. `seq` is the journal's own count, 0 until it is stored.
     """
 
     id: str
@@ -299,6 +300,8 @@ class Run(Struct, frozen=True):
     exclusive: str | None = None
     alarm: Alarm = EVERY_FAILURE
     has_cache: bool = False
+    origin: str | None = None
+    waiting_for: tuple[str, ...] = ()
     cancel: Trigger | None = None
     outcome: Outcome | None = None
     reason: str | None = None
@@ -311,6 +314,11 @@ class Run(Struct, frozen=True):
     def is_open(self) -> bool:
         """Whether the run has no outcome yet."""
         return self.outcome is None
+
+    @property
+    def is_before_play(self) -> bool:
+        """Whether it fetches content, or has done so and waits: its place is one among the fetches, not the runs."""
+        return self.has_cache and bool(self.steps) and self.steps[-1].state is StepState.PENDING
 
     @property
     def play_began(self) -> bool:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from jetwatch.cli.people import Times
 from jetwatch.cli.standing import WatchStanding, suspension_in_force
-from jetwatch.engine.admission import SPLAY, WINDOW, is_held
+from jetwatch.engine.admission import ORIGIN, SPLAY, WINDOW, is_held
 from jetwatch.records import Deadline, OutboxEntry, PlannedBy, Run, Shortage, WatchState
 from jetwatch.telemetry.plain import cut, size
 
@@ -22,6 +22,7 @@ _WAITING: Mapping[str, str] = {
     "blocked": "a command that cannot be killed",
     "run_open": "the open run to end",
     "max_runs": "another run to end: max_runs of them go on",
+    "max_fetches": "another fetch to end: max_fetches of them go on",
     "disk_low": "room on the disk: less is free than disk_reserve",
     "hooks": "the first try of its hooks",
 }
@@ -93,12 +94,16 @@ def in_the_way_of_due(watch: WatchStanding, open_runs: Sequence[Run], times: Tim
 
 def _in_full(code: str, state: WatchState, open_runs: Sequence[Run], times: Times) -> Obstacle:
     kind, _, name = code.partition(":")
-    holders = [run for run in open_runs if kind != "exclusive" or run.exclusive == name]
+    holders = [run for run in open_runs if _holds(run, kind, name)]
     goes_on = ", ".join(f"{run.id[:8]} of {run.watch} for {times.since(run.opened)}" for run in holders)
     if kind == "exclusive":
         return Obstacle(code, f"exclusive: `{name}` is held by run {goes_on or 'of another watch'}", "cyan")
     if kind == "max_runs":
         return Obstacle(code, f"max_runs: no more than {len(holders) or 'these'} at a time: {goes_on}", "cyan")
+    if kind in ("max_fetches", "origin"):
+        share = " from one server" if kind == "origin" else ""
+        sentence = f"max_fetches: no more than {len(holders) or 'these'} at a time{share}: {goes_on}"
+        return Obstacle(code, sentence, "cyan")
     if kind == "disk_low" and state.shortage is not None:
         return Obstacle(code, _short(state.shortage), "red")
     if kind in (WINDOW, SPLAY) and state.window is not None:
@@ -110,6 +115,20 @@ def _in_full(code: str, state: WatchState, open_runs: Sequence[Run], times: Time
         )
         return Obstacle(code, sentence, until=state.window.start)
     return Obstacle(code, f"it waits for {_reason(code, state, times)}")
+
+
+def _holds(run: Run, kind: str, name: str) -> bool:
+    if kind == "exclusive":
+        return run.exclusive == name
+    if kind == "origin":
+        return run.is_before_play and run.origin == name
+    return run.is_before_play is (kind == "max_fetches")
+
+
+def waits_for_turn(run: Run, open_runs: Sequence[Run], times: Times) -> list[Obstacle]:
+    """What an open run waits for between two commands, each by itself."""
+    state = WatchState(run.watch)
+    return [_in_full(code, state, open_runs, times) for code in run.waiting_for]
 
 
 def _short(shortage: Shortage) -> str:
@@ -147,6 +166,8 @@ def _reason(code: str, state: WatchState, times: Times) -> str:
         return f"its time in the open window: {times.coming(state.window.start)}"
     if code.startswith("exclusive:"):
         return f"a run that holds {code.partition(':')[2]}"
+    if code.startswith(ORIGIN):
+        return f"another fetch from {code.removeprefix(ORIGIN)} to end: a quarter of max_fetches of them go on"
     return _WAITING.get(code, code.replace("_", " "))
 
 

@@ -107,9 +107,10 @@ def present_step(run: Run) -> str:
 
 
 def how_it_ended(run: Run) -> str:
-    """`ok`, `failed (play, exit 4)`, `failed (play, SIGKILL)`, `lost (play)`; `running` for an open one."""
+    """`ok`, `failed (play, exit 4)`, `failed (play, SIGKILL)`, `lost (play)`; an open one is `running` or `waiting`."""
     if run.outcome is None:
-        return f"running ({present_step(run)})" if present_step(run) else "running"
+        doing = "waiting" if run.waiting_for else "running"
+        return f"{doing} ({present_step(run)})" if present_step(run) else doing
     if run.outcome is Outcome.OK:
         return "ok"
     facts = [run.failed_step] if run.failed_step else []

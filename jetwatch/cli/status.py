@@ -173,6 +173,7 @@ def _open_data(run: Run | None, times: Times) -> dict[str, Any] | None:
         "revision": run.revision or None,
         "for_s": round((times.now.wall_us - run.opened.wall_us) / 1_000_000, 1),
         "cancelled_by": run.cancel.by if run.cancel is not None else None,
+        "waiting_for": list(run.waiting_for),
     }
 
 

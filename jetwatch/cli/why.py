@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetwatch.cli.obstacles import REVISION_WIDTH, Obstacle, in_the_way_of_due, obstacles, time_of_check, waiting
+from jetwatch.cli.obstacles import (
+    REVISION_WIDTH,
+    Obstacle,
+    in_the_way_of_due,
+    obstacles,
+    time_of_check,
+    waiting,
+    waits_for_turn,
+)
 from jetwatch.cli.people import OUTCOME_STYLES, Cell, Screen, Times, comes_at_us, iso
 from jetwatch.cli.standing import Standing, WatchStanding, how_it_ended, present_step
 from jetwatch.records import CheckResult, Trigger, WatchState
@@ -98,7 +106,8 @@ def next_decision(standing: Standing, watch: WatchStanding, times: Times) -> str
         run = watch.open_run
         ending = ", it is being cancelled" if run.cancel is not None else ""
         step = present_step(run) or "its end"
-        parts.append(f"run {run.id[:8]} goes on with {step}, {times.since(run.opened)} so far{ending}")
+        goes_on = f"begins {step} as soon as it is its turn" if run.waiting_for else f"goes on with {step}"
+        parts.append(f"run {run.id[:8]} {goes_on}, {times.since(run.opened)} so far{ending}")
     elif state.due is not None and state.window is None:
         parts.append("a run, as soon as nothing is in the way")
     planned = {
@@ -133,7 +142,10 @@ def of_the_watch(standing: Standing, watch: WatchStanding, times: Times) -> list
     found = obstacles(watch, times)
     if watch.open_run is not None:
         found.append(Obstacle("run_open", f"run {watch.open_run.id[:8]} is open: one run at a time", "cyan"))
-    found += in_the_way_of_due(watch, [each.open_run for each in standing.watches if each.open_run], times)
+    open_runs = [each.open_run for each in standing.watches if each.open_run]
+    if watch.open_run is not None:
+        found += waits_for_turn(watch.open_run, open_runs, times)
+    found += in_the_way_of_due(watch, open_runs, times)
     found += [each for each in waiting(watch, times) if each.code != "due"]
     check = time_of_check(watch, times, alone=not found) if standing.running else None
     return [*found, check] if check is not None else found

@@ -262,6 +262,12 @@ AGENT_KEYS = (
     ),
     Key("download_dir", Location(), "Where the runs' directories lie.", default_text="`downloads` in `state_dir`"),
     Key("max_runs", Integer(1, 10_000), "How many runs may be going on at the same time.", record=Settings),
+    Key(
+        "max_fetches",
+        Integer(1, 10_000),
+        "How many runs may fetch `content` at the same time, a quarter from one server. `max_runs` counts plays.",
+        record=Settings,
+    ),
     Key("log", LOG, "The log: on standard output, and in a file."),
     Key(
         "control",

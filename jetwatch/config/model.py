@@ -194,6 +194,7 @@ class Settings(Struct, frozen=True):
     state_dir: Path | None = None
     download_dir: Path | None = None
     max_runs: int = 4
+    max_fetches: int = 16
     log: LogSettings = LogSettings()
     control: ControlSettings = ControlSettings()
     metrics: MetricsSettings | None = None

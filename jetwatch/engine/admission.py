@@ -14,6 +14,7 @@ from jetwatch.records import Run, Shortage, Stamp, Trigger, WatchState
 
 WINDOW = "window"
 SPLAY = "splay"
+ORIGIN = "origin:"
 
 
 class Space(Struct, frozen=True):
@@ -38,6 +39,7 @@ class Surrounding(Struct, frozen=True):
 
     open_runs: Collection[Run]
     max_runs: int
+    max_fetches: int
     blocked: bool
     stopping: bool
 
@@ -47,12 +49,16 @@ def obstacles(
     trigger: Trigger,
     *,
     exclusive: str | None,
+    origin: str | None = None,
     windows: Sequence[Window] = (),
     surrounding: Surrounding,
     low: Space | None,
     now: Stamp,
 ) -> tuple[str, ...]:
-    """Why the due `trigger` may not start a run now, in stable words; empty: it may."""
+    """Why the due `trigger` may not start a run now, in stable words; empty: it may.
+
+    `origin`: whom its content is fetched from; None: it has none, and begins with a place among the runs.
+    """
     found = []
     if surrounding.stopping:
         found.append("agent_stopping")
@@ -72,11 +78,31 @@ def obstacles(
         found.append("run_open")
     if exclusive is not None and any(run.exclusive == exclusive for run in surrounding.open_runs):
         found.append(f"exclusive:{exclusive}")
-    if len(surrounding.open_runs) >= surrounding.max_runs:
-        found.append("max_runs")
+    if origin is None:
+        found += before_play(surrounding)
+    else:
+        found += _before_fetch(surrounding, origin)
     if low is not None:
         found.append("disk_low")
     return tuple(found)
+
+
+def before_play(surrounding: Surrounding) -> tuple[str, ...]:
+    """Why no further run may go on to its play now. Runs that fetch, or wait for this, take none of its places."""
+    playing = sum(not run.is_before_play for run in surrounding.open_runs)
+    return ("max_runs",) if playing >= surrounding.max_runs else ()
+
+
+def _before_fetch(surrounding: Surrounding, origin: str) -> tuple[str, ...]:
+    """Why no further fetch may begin now. One origin gets a quarter of the places: a slow one leaves the others theirs.
+
+    A place is held until the play begins, so that no more content lies on the disk unused than is fetched at a time.
+    """
+    fetching = [run for run in surrounding.open_runs if run.is_before_play]
+    if len(fetching) >= surrounding.max_fetches:
+        return ("max_fetches",)
+    of_origin = sum(run.origin == origin for run in fetching)
+    return (f"{ORIGIN}{origin}",) if of_origin >= max(1, surrounding.max_fetches // 4) else ()
 
 
 def without_due(state: WatchState) -> WatchState:
@@ -91,7 +117,7 @@ def waits_for_window(state: WatchState) -> bool:
 
 def is_a_matter_of_turn(word: str) -> bool:
     """Whether an obstacle goes away when other runs end, not when a person or an hour does something."""
-    return word in ("max_runs", "run_open") or word.startswith("exclusive:")
+    return word in ("max_runs", "max_fetches", "run_open") or word.startswith(("exclusive:", ORIGIN))
 
 
 def is_held(state: WatchState, now: Stamp) -> bool:

@@ -110,6 +110,8 @@ def _stood_still_us(run: Run, step: Step, now: Stamp) -> int:
     may have been set.
     """
     recorded_us = now.boot_us - run.progressed.boot_us
+    if run.waiting_for:
+        return recorded_us  # an agent that lets it wait for its turn says so again and again
     before = run.steps[step.number - 1] if step.number > 0 and step.state is StepState.PENDING else None
     if before is None or before.result is None or before.started is None or before.result.ended_us is None:
         return recorded_us

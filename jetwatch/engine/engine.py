@@ -112,6 +112,7 @@ class Engine:
     ) -> None:
         self.once = timetable.once
         self.max_runs = settings.max_runs
+        self.max_fetches = settings.max_fetches
         self.fold_s = settings.log.fold_s
         self.failed_runs = 0
         self.uncertain_checks = 0
@@ -343,7 +344,10 @@ class Engine:
         self._dirty[lane.name] = None
 
     def slot_freed(self) -> None:
-        """A run ended: others may be waiting for it."""
+        """A run ended, or a fetch: others may be waiting for its place. What has been fetched comes first."""
+        for lane in self._lanes.values():
+            if lane.run is not None and lane.run.waiting_for:
+                self.changed(lane)
         for lane in self._lanes.values():
             if lane.state.due is not None:
                 self.changed(lane)

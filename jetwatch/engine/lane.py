@@ -14,27 +14,30 @@ from msgspec.structs import replace
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine import incident, outbox, schedule, verbs
 from jetwatch.engine.admission import (
+    WINDOW,
     Space,
     Surrounding,
+    before_play,
     is_a_matter_of_turn,
     is_held,
     obstacles,
     waits_for_window,
     without_due,
 )
-from jetwatch.engine.decide import Close
+from jetwatch.engine.decide import Close, first_unfinished
 from jetwatch.engine.delivery import Delivery
 from jetwatch.engine.fold import Fold
 from jetwatch.engine.judge import in_words, judge
 from jetwatch.engine.keeping import coming_starts, keep, misses_window
-from jetwatch.engine.opening import NOT_OF_A_RUN, close, disk_low, owed_hook, plan_run, started
-from jetwatch.engine.outcome import after_run
+from jetwatch.engine.opening import NOT_OF_A_RUN, close, disk_low, origin_of, owed_hook, plan_run, started
+from jetwatch.engine.outcome import WINDOW_CLOSED, after_run
 from jetwatch.engine.question import Asking, Question, Told
 from jetwatch.engine.runtime import Runtime
 from jetwatch.engine.timetable import Timetable
 from jetwatch.engine.variables import Streak, owed_for_error
 from jetwatch.engine.verbs import is_suspended, rfc3339
 from jetwatch.engine.walk import UnreadWalk, Walk
+from jetwatch.engine.windows import open_at
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import Blocked, CheckFinished, Event, Resumed, SplayStarted
 from jetwatch.records import (
@@ -60,6 +63,7 @@ class House(Protocol):
 
     once: bool
     max_runs: int
+    max_fetches: int
     fold_s: float
 
     @property
@@ -73,7 +77,7 @@ class House(Protocol):
         """The lane wants to be advanced soon."""
 
     def slot_freed(self) -> None:
-        """A run ended: others may be waiting for it."""
+        """A run ended, or a fetch: others may be waiting for its place."""
 
     def ended(self, run: Run) -> None:
         """A run was closed."""
@@ -229,6 +233,7 @@ class Lane:
         self._end_suspension()
         stopping = self._house.stopping
         if self.walk is not None:
+            self._give_back_outside_window(self.walk.run)
             self.walk.advance(may_start=stopping != "detach")
         self.delivery.advance(may_start=self._may_deliver(stopping), may_go_on=stopping != "cancel")
         if stopping is None and self.settings is not None:
@@ -236,6 +241,13 @@ class Lane:
         self._tell_blocked()
         self._fold.tell_if_due(self._house.fold_s)
         self.wake_us = self._next_wake(looked)
+
+    def _give_back_outside_window(self, run: Run) -> None:
+        """No play begins outside its windows because it had to wait for others."""
+        now = self._runtime.clock.now()
+        windows = self.settings.windows if self.settings is not None else ()
+        if run.waiting_for and run.cancel is None and not open_at(windows, now.wall_us):
+            self.cancel_run(verbs.cancel(run, by="agent", reason=WINDOW_CLOSED, now=now))
 
     def _may_deliver(self, stopping: str | None) -> bool:
         head = self.delivery.head
@@ -409,18 +421,13 @@ class Lane:
 
     def _open_or_wait(self, settings: WatchSettings, trigger: Trigger, now: Stamp) -> None:
         """Open the run that is due, or keep it until nothing stands in its way."""
-        surrounding = Surrounding(
-            open_runs=self._house.open_runs(),
-            max_runs=self._house.max_runs,
-            blocked=self.blocked is not None,
-            stopping=self._house.stopping is not None,
-        )
         found = obstacles(
             self.state,
             trigger,
             exclusive=settings.exclusive,
+            origin=origin_of(settings),
             windows=settings.windows,
-            surrounding=surrounding,
+            surrounding=self._surrounding(),
             low=self._low,
             now=now,
         )
@@ -435,6 +442,21 @@ class Lane:
             self._report(f"{self.name}: revision {trigger.revision} is quarantined; jetp clear {self.name}", False)
         elif (self.state.due, self.state.waiting_for) != (trigger, found) or misses_window(self.state, found, now):
             self._keep(settings, trigger, found, now)
+
+    def _surrounding(self) -> Surrounding:
+        return Surrounding(
+            open_runs=self._house.open_runs(),
+            max_runs=self._house.max_runs,
+            max_fetches=self._house.max_fetches,
+            blocked=self.blocked is not None,
+            stopping=self._house.stopping is not None,
+        )
+
+    def _turn(self, run: Run) -> tuple[str, ...]:
+        """What the next command of the open run waits for: its play, when content was fetched, for a place."""
+        step = first_unfinished(run)
+        is_play = step is not None and step.number == len(run.steps) - 1
+        return before_play(self._surrounding()) if run.is_before_play and is_play else ()
 
     def _keep(self, settings: WatchSettings, trigger: Trigger, found: tuple[str, ...], now: Stamp) -> None:
         window = self.state.window
@@ -479,7 +501,15 @@ class Lane:
 
     def _walk(self, run: Run, *, found: bool) -> Walk:
         kind = Walk if run.steps else UnreadWalk
-        return kind(self._runtime, run, on_change=self._changed, on_close=self._close, found=found)
+        return kind(
+            self._runtime,
+            run,
+            on_change=self._changed,
+            on_close=self._close,
+            turn=self._turn,
+            on_play=self._house.slot_freed,
+            found=found,
+        )
 
     def _close(self, run: Run, end: Close) -> None:
         """The one end of a run: outcome, what it means for the watch, the hooks it owes, in one transaction."""
@@ -489,6 +519,10 @@ class Lane:
         state, more = after_run(self.state, run, retry, now, self._runtime.clock.uniform)
         turn = incident.after_run(self.state, state, run, now)
         state = turn.state
+        if run.reason == WINDOW_CLOSED and self.settings is not None:
+            window = self._timetable.wait_for_window(self.settings)
+            state, deferred = keep(state, run.trigger, (WINDOW,), window=window, shortage=None)
+            more = (*more, *deferred)
         owed = tuple(
             self._owed(run, name, state, now, Streak(turn.failures, turn.since))
             for name in outbox.owed_at_close(run, turn)
@@ -565,7 +599,7 @@ class Lane:
         if self._start_allowed_us > looked.boot_us:
             wakes.append(self._start_allowed_us)
         if self.walk is not None:
-            wakes.append(self.walk.supervision.wake_us)
+            wakes.append(self.walk.wake_us)
         until = self.state.suspended.until if self.state.suspended else None
         deadlines = [until]
         is_free = self._is_waiting() and not self.delivery.holds_cycle()

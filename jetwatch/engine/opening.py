@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from jetwatch import locator
 from jetwatch.config.model import WatchSettings
 from jetwatch.engine.decide import Close
 from jetwatch.engine.variables import Host, Streak, owed_with
@@ -67,7 +68,14 @@ def plan_run(
         exclusive=settings.exclusive,
         alarm=settings.alarm,
         has_cache=settings.content is not None,
+        origin=origin_of(settings),
     )
+
+
+def origin_of(settings: WatchSettings) -> str | None:
+    """Whom the content of a watch is fetched from; None: it has none."""
+    content = settings.content
+    return locator.origin(content.url, content.endpoint) if content is not None else None
 
 
 def unread_run(found: UnreadRun) -> Run:

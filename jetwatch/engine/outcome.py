@@ -29,6 +29,9 @@ from jetwatch.records import (
 CANCELLED_BY_STOP = "agent_stopping"
 """The reason of a run that the agent's own stop cancelled: it is not held."""
 
+WINDOW_CLOSED = "window"
+"""The reason of a run that waited for its turn until its window closed: it is due again when that opens."""
+
 _ANSWERS = {0: CheckResult.DUE, 1: CheckResult.NOT_DUE, 75: CheckResult.LATER}
 
 
@@ -132,7 +135,7 @@ def _applied(state: WatchState, run: Run) -> str:
 
 
 def _after_cancel(state: WatchState, run: Run) -> tuple[WatchState, tuple[Event, ...]]:
-    by_person = run.cancel is not None and run.reason != CANCELLED_BY_STOP
+    by_person = run.cancel is not None and run.reason not in (CANCELLED_BY_STOP, WINDOW_CLOSED)
     if not by_person or not run.revision:
         return state, ()
     return _quarantine(state, run, "cancelled")

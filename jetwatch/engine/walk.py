@@ -14,6 +14,7 @@ from jetwatch.engine.variables import for_step, step_id
 from jetwatch.errors import CommandNotStarted
 from jetwatch.events import RunReattached, StepDeferred, StepFinished, StepStarted
 from jetwatch.records import (
+    STALE_AFTER_US,
     Command,
     CommandResult,
     Ending,
@@ -27,9 +28,14 @@ from jetwatch.records import (
     StepState,
 )
 
+_SAY_AGAIN_US = STALE_AFTER_US // 6
+
 
 class Walk:
-    """One open run on its way. `on_close(run, action)` is called once, when it is over."""
+    """One open run on its way. `on_close(run, action)` is called once, when it is over.
+
+    `turn(run)` says what the next command waits for, empty if for nothing. `on_play`: the place of a fetch is free.
+    """
 
     def __init__(
         self,
@@ -38,12 +44,16 @@ class Walk:
         *,
         on_change: Callable[[], None],
         on_close: Callable[[Run, d.Close], None],
+        turn: Callable[[Run], tuple[str, ...]],
+        on_play: Callable[[], None],
         found: bool,
     ) -> None:
         self.run = run
         self.supervision = Supervision(runtime, run.watch, on_change=on_change, on_pause=self._deferred)
         self._runtime = runtime
         self._on_close = on_close
+        self._turn = turn
+        self._on_play = on_play
         self._found = found
 
     @property
@@ -51,6 +61,13 @@ class Walk:
         """The step that is next or under way."""
         step = d.first_unfinished(self.run)
         return step.name if step is not None else ""
+
+    @property
+    def wake_us(self) -> int | None:
+        """When it wants to be looked at again, by the boot-time clock."""
+        if self.run.waiting_for:
+            return self.run.progressed.boot_us + _SAY_AGAIN_US
+        return self.supervision.wake_us
 
     def advance(self, *, may_start: bool) -> None:
         """Do all that can be done now. `may_start` false: no further command is started."""
@@ -68,7 +85,7 @@ class Walk:
             self._runtime.commit(RunReattached(**self._whose(), step=step.name, alive=alive))
         match d.decide(self.run, evidence, now):
             case d.Start(step):
-                return may_start and self._start(step, now)
+                return may_start and self._start_in_turn(step, now)
             case d.Wait(step):
                 self.supervision.wait(self._directory(step), self._id(step), evidence or _NOTHING, step.command)
                 return False
@@ -92,10 +109,22 @@ class Walk:
             return Evidence(Sight.DONE, result=not_started(self._id(step), refusal))
         return self.supervision.look(self._directory(step), self._id(step))
 
+    def _start_in_turn(self, step: Step, now: Stamp) -> bool:
+        """Start it, or wait for its turn, and write that down now and then: a run that waits is not a stale one."""
+        found = self._turn(self.run)
+        if not found:
+            return self._start(step, now)
+        if self.run.waiting_for != found or now.boot_us - self.run.progressed.boot_us >= _SAY_AGAIN_US:
+            run = replace(self.run, waiting_for=found, progressed=now)
+            self._runtime.commit(runs=(run,))
+            self.run = run
+        return False
+
     def _start(self, step: Step, now: Stamp) -> bool:
         if not self.supervision.may_launch():
             return False
         step = replace(step, state=StepState.STARTED, attempt=step.attempt + 1, started=now)
+        fetched = self.run.is_before_play
         self._put(step, now, StepStarted(**self._whose(), step=step.name, attempt=step.attempt))
         directories = (Path(self.run.download_path),) if step.number == 0 else ()
         cache_of = self.run.watch if step.number == 0 and self.run.has_cache else None
@@ -114,6 +143,8 @@ class Walk:
             )
 
         self.supervision.launch(begin)
+        if fetched and not self.run.is_before_play:
+            self._on_play()
         return False
 
     def _deferred(self, why: CommandNotStarted, wait_s: float) -> None:
@@ -144,7 +175,7 @@ class Walk:
 
     def _put(self, step: Step, now: Stamp, event: StepStarted | StepFinished) -> None:
         steps = tuple(step if each.number == step.number else each for each in self.run.steps)
-        run = replace(self.run, steps=steps, progressed=now)
+        run = replace(self.run, steps=steps, progressed=now, waiting_for=())
         self._runtime.commit(event, runs=(run,))
         self.run = run
 

@@ -598,6 +598,30 @@ def test_why_names_all_that_stands_in_the_way(history: House) -> None:
     }
 
 
+def test_why_names_the_places_that_fetches_and_plays_wait_for(history: House) -> None:
+    """A run that has fetched and waits for its play, answers that wait for a fetch: each with who holds the places."""
+    play = history.journal.run(OPEN_ID).steps[-1]
+    steps = (replace(play, number=0, name="download", state=StepState.ENDED), replace(play, number=1))
+    waiting = replace(
+        history.journal.run(OPEN_ID),
+        steps=(steps[0], replace(steps[1], state=StepState.PENDING, attempt=0, started=None, result=None)),
+        has_cache=True,
+        origin="https://slow:443",
+        waiting_for=("max_runs",),
+    )
+    due = Trigger(TriggerKind.CHECK, history.ago(60))
+    web = WatchState("web", due=due, waiting_for=("max_fetches", "origin:https://slow:443"))
+    history.commit(watches=(web,), runs=(waiting,))
+    said = " ".join(history.text("why").split())
+    assert "run 33333333 begins play as soon as it is its turn" in said
+    assert "max_runs: no more than these at a time" in said
+    assert "max_fetches: no more than 1 at a time: 33333333 of db for" in said
+    assert "max_fetches: no more than 1 at a time from one server: 33333333 of db for" in said
+    shown = " ".join(history.text("status").split())
+    assert "33333333 waiting (play) for" in shown
+    assert "another fetch from https://slow:443 to end: a quarter of max_fetches of them go on" in shown
+
+
 def test_why_puts_what_comes_in_the_order_of_time(history: House) -> None:
     """The retry in 20 s, the check in 40 s, the run when its window is open."""
     everything_in_the_way(history)

@@ -58,6 +58,17 @@ class SimulatedMachine:
         if (held := self.running) is not None:
             self._finish(held, CommandResult(held.step_id, Ending.EXITED, exit_code=exit_code))
 
+    def alive(self) -> list[str]:
+        """The step ids of all commands that run now."""
+        with self._lock:
+            return [held.step_id for held in self._held.values() if self._sight(held) is Sight.ALIVE]
+
+    def end_step(self, step_id: str, exit_code: int) -> None:
+        """This command ends."""
+        with self._lock:
+            held = next(held for held in self._held.values() if held.step_id == step_id)
+        self._finish(held, CommandResult(step_id, Ending.EXITED, exit_code=exit_code))
+
     def kill_supervisor(self) -> None:
         """The running command dies with its supervisor."""
         if (held := self.running) is not None:

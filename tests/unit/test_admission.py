@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import NOW, S, later, rebooted, run, trigger, watch
+from builders import NOW, S, ended, later, rebooted, run, started, step, trigger, watch
 
 from jetwatch.config.model import MIB, DiskReserve, Window
 from jetwatch.engine.admission import Space, Surrounding, is_held, obstacles
@@ -20,6 +20,7 @@ WAIT = WindowWait(Deadline.after(NOW, 0), Deadline.after(NOW, 60 * S))
 PASSED = WindowWait(Deadline.after(NOW, 0), Deadline.after(NOW, 0))
 OTHER = run(id="run-2", watch="db")
 EXCLUSIVE = run(id="run-2", watch="db", exclusive="apt")
+HERE, THERE = "https://here:443", "https://there:443"
 
 
 def found(
@@ -28,15 +29,18 @@ def found(
     *,
     exclusive: str | None = None,
     low: Space | None = None,
+    origin: str | None = None,
     windows: tuple[Window, ...] = (),
     **surrounding: Any,
 ) -> tuple[str, ...]:
     """The obstacles, in a surrounding where nothing else goes on."""
-    around = Surrounding(**{"open_runs": (), "max_runs": 4, "blocked": False, "stopping": False, **surrounding})
+    usual = {"open_runs": (), "max_runs": 4, "max_fetches": 16, "blocked": False, "stopping": False}
+    around = Surrounding(**{**usual, **surrounding})
     return obstacles(
         state or watch(),
         due or trigger(),
         exclusive=exclusive,
+        origin=origin,
         windows=windows,
         surrounding=around,
         low=low,
@@ -89,6 +93,7 @@ def test_all_obstacles_are_named_at_once() -> None:
         windows=NIGHT,
         open_runs=(run(), EXCLUSIVE),
         max_runs=2,
+        max_fetches=16,
         blocked=True,
         stopping=True,
     )
@@ -153,3 +158,39 @@ def test_an_open_run_of_the_same_watch_is_named_beside_its_lock() -> None:
     """Both words are true of it."""
     open_run: Run = run(exclusive="apt")
     assert found(exclusive="apt", open_runs=(open_run,)) == ("run_open", "exclusive:apt")
+
+
+def fetching(count: int, origin: str = HERE) -> tuple[Run, ...]:
+    """So many runs that fetch from there."""
+    steps = (started("download"), step("play", 1))
+    return tuple(
+        run(*steps, id=f"run-{origin}-{number}", watch=f"{origin}-{number}", has_cache=True, origin=origin)
+        for number in range(count)
+    )
+
+
+PLAYING = run(ended("download"), started("play", 1), id="run-3", watch="p", has_cache=True, origin=HERE)
+WAITING = run(ended("download"), step("play", 1), id="run-4", watch="q", has_cache=True, origin=HERE)
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "case"),
+    [
+        ((), {"open_runs": fetching(4), "max_runs": 1}),
+        (("max_runs",), {"open_runs": (*fetching(4), PLAYING), "max_runs": 1}),
+        ((), {"open_runs": (*fetching(4), WAITING), "max_runs": 1}),
+        ((), {"open_runs": (OTHER, PLAYING), "max_runs": 1, "origin": HERE}),
+        ((), {"open_runs": fetching(3), "origin": HERE}),
+        ((f"origin:{HERE}",), {"open_runs": fetching(4), "origin": HERE}),
+        ((f"origin:{HERE}",), {"open_runs": (*fetching(3), WAITING), "origin": HERE}),
+        ((), {"open_runs": (*fetching(3), PLAYING), "origin": HERE}),
+        ((), {"open_runs": fetching(4), "origin": THERE}),
+        (("max_fetches",), {"open_runs": fetching(2), "max_fetches": 2, "origin": THERE}),
+        ((), {"open_runs": (), "max_fetches": 1, "origin": HERE}),
+        (("max_fetches",), {"open_runs": fetching(1), "max_fetches": 1, "origin": HERE}),
+        ((f"origin:{HERE}",), {"open_runs": fetching(1), "max_fetches": 3, "origin": HERE}),
+    ],
+)
+def test_fetches_and_plays_have_places_of_their_own(obstacle: tuple[str, ...], case: dict[str, Any]) -> None:
+    """A run with content holds one among the fetches until its play begins; one origin has a quarter of them."""
+    assert found(**case) == obstacle

@@ -508,3 +508,16 @@ def test_every_state_has_a_next_action(
         assert now.boot_id == progressed.boot_id
     if isinstance(action, Close) and action.outcome is Outcome.OK:
         assert [each.result for each in found.steps] == [OK, OK]
+
+
+@pytest.mark.parametrize(
+    ("since_s", "expected"),
+    [(0, Start(step("play", 1))), (3600, Start(step("play", 1))), (3601, Close(Outcome.CANCELLED, "play", "stale"))],
+)
+def test_a_run_that_waits_for_its_turn_is_not_stale(since_s: float, expected: Action) -> None:
+    """However long ago its content came: what counts is when an agent last said that it waits."""
+    fetched = ended("download", result(ended_us=NOW.wall_us))
+    now = later(10 * HOUR / S)
+    waiting = run(fetched, step("play"), waiting_for=("max_runs",), progressed=later(10 * HOUR / S - since_s))
+    assert decide(waiting, None, now) == expected
+    assert decide(replace(waiting, waiting_for=()), None, now) == Close(Outcome.CANCELLED, "play", "stale")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jetwatch.content_records import ContentKind as Kind
-from jetwatch.locator import Locator, parse
+from jetwatch.locator import Locator, origin, parse
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,26 @@ def test_what_is_no_source_is_refused_with_a_reason(url: str, sentence: str) -> 
     with pytest.raises(ValueError, match=sentence) as caught:
         parse(url)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "expected"),
+    [
+        ("https://Host.example/a.tar", None, "https://host.example:443"),
+        ("https://host.example:443/b/c.tar", None, "https://host.example:443"),
+        ("https://host.example:8443/a.tar", None, "https://host.example:8443"),
+        ("http://127.0.0.1/a.tar", None, "http://127.0.0.1:80"),
+        ("git+https://host.example/repo@main", None, "https://host.example:443"),
+        ("git+ssh://git@host.example/repo", None, "ssh://host.example:22"),
+        ("s3://bucket/a/", None, "s3://bucket:0"),
+        ("s3://bucket/a/", "https://minio.example:9000", "https://minio.example:9000"),
+        ("s3://other/b/", "https://minio.example:9000/", "https://minio.example:9000"),
+        ("file:///mnt/nas/one/two", None, "file:///mnt/nas"),
+        ("file:///mnt/nas/three.tar", None, "file:///mnt/nas"),
+        ("git+file:///srv/repo", None, "file:///srv/repo"),
+        ("https://host:99999/a.tar", None, "https://host:443"),
+    ],
+)
+def test_what_may_be_slow_together_has_one_origin(url: str, endpoint: str | None, expected: str) -> None:
+    """Scheme, host and port, whatever the path; of a path on disk the place where it may be mounted."""
+    assert origin(url, endpoint) == expected
