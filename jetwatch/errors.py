@@ -5,6 +5,7 @@
     ├── StateDirError              78  the state directory will not do
     │   ├── StateDirFailing        75  its disk is full or fails
     │   └── StateDirBusy           75  another agent holds it
+    ├── ImportNotSame              70  what was imported would be read as something else
     ├── JournalError               78  the journal cannot be used (never repaired, never rewritten)
     │   ├── JournalNewer           78  written by a newer version
     │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
@@ -71,6 +72,16 @@ class ConfigError(JetwatchError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ImportNotSame(JetwatchError):
+    """What was made of a crontab or of units would be read as something else, so it is not printed."""
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(
+            f"the watch.yml that was made would not be read as it was meant ({difference}): nothing is printed. "
+            "Take the line out and write it by hand; please report it"
+        )
 
 
 class StateDirError(JetwatchError):

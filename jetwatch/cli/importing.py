@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
@@ -15,14 +15,14 @@ _SPOOL = re.compile(r"/var/spool/cron/(?:crontabs/|tabs/)?([^/]+)")
 
 
 @click.command("import-cron", short_help="Print a watch.yml that does what a crontab does.")
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("file", type=click.File("rb"))
 @click.option(
     "--user-column/--no-user-column",
     default=None,
     help="Whether a user stands before each command.  [default: found out from the place and the lines]",
 )
 @click.option("--user", metavar="NAME", help="Whose crontab it is, where there is no user column.")
-def import_cron(file: TextIO, user_column: bool | None, user: str | None) -> None:
+def import_cron(file: BinaryIO, user_column: bool | None, user: str | None) -> None:
     """Print a watch.yml that does what the crontab FILE does (`-`: standard input).
 
     Both forms are read: that of `crontab -l` and, with a user before each command, that of /etc/crontab. What has no
@@ -56,9 +56,9 @@ def import_cron(file: TextIO, user_column: bool | None, user: str | None) -> Non
 
 
 @click.command("import-timer", short_help="Print a watch.yml that does what a systemd timer does.")
-@click.argument("timer", type=click.File(encoding="utf-8"))
-@click.argument("service", type=click.File(encoding="utf-8"), required=False)
-def import_timer(timer: TextIO, service: TextIO | None) -> None:
+@click.argument("timer", type=click.File("rb"))
+@click.argument("service", type=click.File("rb"), required=False)
+def import_timer(timer: BinaryIO, service: BinaryIO | None) -> None:
     """Print a watch.yml that does what the unit file TIMER does; its SERVICE is looked for beside it.
 
     What has no equivalent is said on standard error and in a comment. Drop-ins are not read: `systemctl cat UNIT`
@@ -83,17 +83,23 @@ def import_timer(timer: TextIO, service: TextIO | None) -> None:
     click.echo(watch_file.text(found, header, from_timer.DEFAULTS), nl=False)
 
 
-def _beside(timer: str, name: str) -> TextIO:
+def _beside(timer: str, name: str) -> BinaryIO:
     path = Path(timer).parent / Path(name).name
     try:
-        return path.open(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give the service's file as a second word") from None
+        return path.open("rb")
+    except (OSError, ValueError) as error:  # a NUL is in no name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: {reason}; give the service's file as a second word") from None
 
 
-def _text(file: TextIO) -> str:
+def _text(file: BinaryIO) -> str:
+    """The file's text, byte for byte: nothing but LF ends a line, as cron and systemd have it."""
+    content = file.read()
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise UsageError(f"{file.name}:{line}: expected text, found a NUL; no command can hold one. Take it out")
     try:
-        return file.read()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{file.name}: expected UTF-8, found other bytes at {error.start}; `iconv` converts") from None
 

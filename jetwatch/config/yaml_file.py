@@ -37,8 +37,12 @@ def _refused(file: str, line: int, message: str) -> ConfigError:
 
 def read(path: Path, notes: Notes) -> Mapping:
     """The tree of one file; what can be passed over goes to `notes`. Raises ConfigError where reading has to end."""
-    text = _text(path, _bytes(path))
-    return _Builder(str(path), text, notes).document()
+    return parsed(_text(path, _bytes(path)), str(path), notes)
+
+
+def parsed(text: str, file: str, notes: Notes) -> Mapping:
+    """The tree of a file's text, as of `read`; `file` is its name in what is said."""
+    return _Builder(file, text, notes).document()
 
 
 def _bytes(path: Path) -> bytes:

@@ -111,7 +111,7 @@ def _unescaped(text: str, position: int) -> tuple[str, int]:
         return _ESCAPES[text[position]], position + 1
     if code := _CODE.match(text, position):
         digits, base = (code[4], 8) if code[4] else (code[1] or code[2] or code[3], 16)
-        if 0 < int(digits, base) <= 0x10FFFF:
+        if 0 < int(digits, base) <= 0x10FFFF and not 0xD800 <= int(digits, base) <= 0xDFFF:
             return chr(int(digits, base)), code.end()
     if text[position : position + 1] == ";":
         return "\\;", position + 1

@@ -125,3 +125,16 @@ def test_the_page_shows_what_a_timer_becomes(tmp_path: Path) -> None:
     done = jetp("import-timer", tmp_path / "report.timer")
     assert done.stdout.replace(str(tmp_path), "/etc/systemd/system") == config
     assert done.stderr == warnings
+
+
+def test_nothing_but_a_line_feed_ends_a_line_of_the_input(tmp_path: Path) -> None:
+    """A lone CR, and what YAML takes for an end of line, stay in their command; a NUL is refused with its line."""
+    crontab = tmp_path / "crontab"
+    crontab.write_bytes("1 1 * * * cat%\u2028    on_ok: {shell: id, user: root}\r2 2 * * * id\n".encode())
+    made = jetp("import-cron", "--user", "nobody", crontab).stdout
+    assert [line for line in made.splitlines() if re.match(r" +(on_ok|schedule):", line)] == [
+        "    schedule: '1 1 * * *'"
+    ]
+    assert r"\u2028    on_ok: {shell: id, user: root}\r2 2 * * * id" in made.replace("\\L", r"\u2028")
+    crontab.write_bytes(b"# x\n1 1 * * * a\0b\n")
+    assert f"{crontab}:2: expected text, found a NUL" in jetp("import-cron", crontab, code=2).stderr
