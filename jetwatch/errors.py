@@ -42,6 +42,13 @@ NO_FILE_LEFT = frozenset((errno.EMFILE, errno.ENFILE))
 """What the kernel says when this process, or the whole machine, may open no more files."""
 
 
+def visible(text: str) -> str:
+    """`text` with everything that is not printable (controls, line separators, bidi marks, surrogates) escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 class JetwatchError(Exception):
     """An error with a sentence for a person: what was expected, what was found, where, what to do."""
 
@@ -186,7 +193,13 @@ class UsageError(JetwatchError):
 
 
 class WordError(JetwatchError):
-    """A command template cannot become argv: bad quoting, an unknown name, a forbidden value."""
+    """A command template cannot become argv: bad quoting, an unknown name, a forbidden value.
+
+    The sentence may quote what a stranger chose: it is one visible line, whatever that is.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(visible(sentence))
 
 
 NOT_NOW = frozenset({"no_supervisor", "no_room"})

@@ -9,12 +9,13 @@ the name of a variable.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2 import StrictUndefined, nodes
 from jinja2.environment import TemplateExpression
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -29,6 +30,9 @@ DEEPEST_EXPRESSION = 40
 
 LONGEST_TEXT = 131_072
 """Characters that a filter takes: Linux takes no longer argument (MAX_ARG_STRLEN), so longer text has no use."""
+
+LONGEST_FAULT = 300
+"""Characters of what jinja2 says is wrong: it may repeat a value."""
 
 LARGEST_NUMBER = 2**63
 """Bound of a product: beyond it, text of the number would be the only use, and a costly one."""
@@ -45,18 +49,15 @@ _TEXT_METHODS = frozenset({
 })
 # fmt: on
 
-# What evaluating can raise: text of 4,300 digits as a number is a ValueError, deep nesting one of the last three.
-_FAILURES = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    RecursionError,
-    SyntaxError,
-    MemoryError,
+# fmt: off
+_KEPT_TESTS = (
+    "!=", "<", "<=", "==", ">", ">=", "boolean", "defined", "eq", "equalto", "false", "float", "ge", "greaterthan",
+    "gt", "in", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne", "none", "number", "sequence",
+    "string", "true", "undefined", "upper",
 )
+_TESTS_OF_NUMBERS = ("divisibleby", "even", "odd")
+"""They calculate with `%`, which with a text on its left makes text of any length."""
+# fmt: on
 
 
 class _Sandbox(SandboxedEnvironment):
@@ -65,10 +66,14 @@ class _Sandbox(SandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, autoescape=False)
+        # Not optimized: what is constant is calculated as everything else is, within the same bounds.
+        super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False)
         self.globals.clear()  # no range, no namespace: a name is a variable or an error
         self.filters = {name: _bounded(self.filters[name]) for name in _KEPT_FILTERS}
         self.filters |= {"replace": _bounded(_replace), "tojson": _bounded(_to_json)}
+        tests: Mapping[str, Any] = self.tests
+        of_numbers = {name: _of_numbers(tests[name]) for name in _TESTS_OF_NUMBERS}
+        self.tests = {name: tests[name] for name in _KEPT_TESTS} | of_numbers
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Arithmetic on numbers alone: `'a' * 10**9` and `'%999999999d' % 1` are text of any length."""
@@ -121,6 +126,17 @@ def _bounded(filter_: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
+def _of_numbers(test: Callable[..., Any]) -> Callable[..., Any]:
+    """The test, refusing anything but numbers."""
+
+    def bounded(*values: Any) -> Any:
+        if not all(_is_number(value) for value in values):
+            raise ValueError("the test takes numbers")
+        return test(*values)
+
+    return bounded
+
+
 def _replace(text: object, old: str, new: str) -> str:
     """Every `old` as `new`, its length known before it is built."""
     source = str(text)
@@ -148,9 +164,9 @@ def _compiled(source: str) -> TemplateExpression:
     if source.startswith("-") or source.endswith("-"):
         raise WordError(f"write `{{{{ {source.strip('- ')} }}}}`: `{{{{-` and `-}}}}` have no meaning here")
     try:
-        _refuse_deep(_parsed(source))
+        _refuse_what_python_cannot_say(_parsed(source))
         return _sandbox().compile_expression(source, undefined_to_none=False)
-    except _FAILURES as error:
+    except Exception as error:
         raise _refusal(source, error) from error
 
 
@@ -158,39 +174,52 @@ def _parsed(source: str) -> nodes.Template:
     return _sandbox().parse("{{ " + source + " }}")
 
 
-def _refuse_deep(node: nodes.Node, depth: int = 0) -> None:
+def _refuse_what_python_cannot_say(node: nodes.Node, depth: int = 0) -> None:
+    """jinja2 writes an expression down as Python, which has no word for `1e999` and refuses too many levels."""
     if depth > DEEPEST_EXPRESSION:
         raise ValueError("the expression is nested too deep")
+    if isinstance(node, nodes.Const) and isinstance(node.value, float) and not math.isfinite(node.value):
+        raise ValueError("the number is too large")
     for child in node.iter_child_nodes():
-        _refuse_deep(child, depth + 1)
+        _refuse_what_python_cannot_say(child, depth + 1)
 
 
 def _refusal(source: str, error: BaseException) -> WordError:
-    reason = getattr(error, "message", None) or str(error) or type(error).__name__
+    reason = str(getattr(error, "message", None) or error) or type(error).__name__
     shown = source.strip()
-    return WordError(f"`{{{{ {shown if len(shown) <= 80 else shown[:77] + '...'} }}}}`: {reason}")
+    return WordError(f"`{{{{ {shown if len(shown) <= 80 else shown[:77] + '...'} }}}}`: {reason[:LONGEST_FAULT]}")
 
 
 @lru_cache(maxsize=1024)
 def names(source: str) -> frozenset[str]:
-    """The variables that the expression `source` uses. Raises WordError when it is no expression."""
+    """The variables that the expression `source` uses. Raises WordError when it is no expression.
+
+    One that uses none has its value already: what it cannot do, it never can.
+    """
     _compiled(source)
-    return frozenset(name.name for name in _parsed(source).find_all(nodes.Name))
+    found = frozenset(name.name for name in _parsed(source).find_all(nodes.Name))
+    if not found:
+        evaluate(source, {})
+    return found
 
 
 def evaluate(source: str, variables: Mapping[str, Any]) -> str:
-    """The value of the expression `source` as text; None is empty. Raises WordError."""
+    """The value of the expression `source` as text; None is empty.
+
+    Raises WordError: whatever its code raises is the fault of the expression, and of nobody else.
+    """
     readable = {
         name: MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
         for name, value in variables.items()
     }
     expression = _compiled(source)
     try:
-        value = expression(readable)
-        if isinstance(value, Undefined):
-            return str(value)  # raises the sentence that names it
-        if value is not None and not isinstance(value, str | int | float):
-            raise TypeError("the value is no text and no number; name one part of it")
-        return "" if value is None else str(value)
-    except _FAILURES as error:
+        return _as_text(expression(readable))
+    except Exception as error:
         raise _refusal(source, error) from error
+
+
+def _as_text(value: Any) -> str:
+    if value is not None and not isinstance(value, str | int | float | Undefined):
+        raise TypeError("the value is no text and no number; name one part of it")
+    return "" if value is None else str(value)  # of an undefined one it raises the sentence that names it

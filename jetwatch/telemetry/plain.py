@@ -5,14 +5,11 @@ Used for log lines and by the commands that print for people. Imports nothing he
 
 from __future__ import annotations
 
+from jetwatch import errors
+
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
-
-def visible(text: str) -> str:
-    """`text` with everything that is not printable (controls, line separators, bidi marks, surrogates) escaped."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+visible = errors.visible
 
 
 def cut(text: str, width: int) -> str:

@@ -156,6 +156,10 @@ RUNAWAYS = [
     "{{ '%999999999d' | format(1) }}",
     "{{ '{:999999999}'.format(1) }}",
     "{{ 'a'.replace('', 'b' * 9) }}",
+    "{{ '%999999999d' is odd }}",
+    "{{ '%999999999d' is even }}",
+    "{{ '%999999999d' is divisibleby(3) }}",
+    "{{ path is divisibleby(path) }}",
     "{{ 5 | round(-1000000000) }}",
     "{{ 'aaaaaaaa'" + " | replace('a', 'aaaaaaaa')" * 20 + " }}",
     "{{ '\"'" + " | tojson" * 60 + " }}",
@@ -209,6 +213,92 @@ def test_an_expression_with_a_fault_is_refused_before_any_value_is_known(templat
     """Names and syntax are looked at when the configuration is read."""
     with pytest.raises(WordError):
         words.names((template,))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1e999 }}",
+        "{{ -1e999 }}",
+        "{{ (1e999) | int }}",
+        "{{ 1e999 is odd }}",
+        "{{ [1e999][0] }}",
+        "{{ 1e308 * 10 }}",
+        "{{ 1 // 0 }}",
+        "{{ 1 is divisibleby(0) }}",
+        "{{ 'a' is odd }}",
+        "{{ (1, 2) }}",
+        "{{ 'a'.nosuch() }}",
+        "{{ '%s' % 1 }}",
+    ],
+)
+def test_what_no_value_can_mend_is_refused_before_any_value_is_known(template: str) -> None:
+    """An expression that names no variable has its value already: who checks a configuration is told."""
+    with pytest.raises(WordError):
+        words.names((template,))
+    with pytest.raises(WordError):
+        words.render((template,), {})
+
+
+NUMBERS = st.sampled_from(
+    ["0", "1", "-1", "1e999", "1e308", "0.5", "9" * 400, "'9e999'", "revision", "attempt", "none"]
+)
+OPERATIONS = st.sampled_from(
+    [" + ", " - ", " * ", " ** ", " / ", " // ", " % ", " ~ ", " < ", " in ", " and ", " if 1 else "]
+)
+CHANGES = st.sampled_from(
+    [
+        "",
+        " | int",
+        " | float",
+        " | abs",
+        " | string",
+        " | tojson",
+        " | length",
+        " is odd",
+        " is divisibleby(2)",
+        "[0]",
+        ".upper()",
+    ]
+)
+
+
+@given(
+    st.lists(st.tuples(NUMBERS, CHANGES, OPERATIONS), min_size=1, max_size=6),
+    st.sampled_from(["", "1e999", "%9d", "nan"]),
+)
+def test_every_expression_that_is_passed_has_a_value_or_says_why(parts: list[tuple[str, str, str]], value: str) -> None:
+    """Whatever it calculates with: no other error than ours leaves it."""
+    text = "".join(f"({number}){change}{operation}" for number, change, operation in parts) + "1"
+    with contextlib.suppress(WordError):
+        words.names(("{{ " + text + " }}",))
+    with contextlib.suppress(WordError):
+        words.render(("{{ " + text + " }}",), {"revision": value, "attempt": 3})
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [("{{ v }}", "-\x1b[2J"), ("{{ v }}", "-\u2028"), ("{{ v.\x1b }}", "x"), ("{{ v[v] }}", "\x85\u202e")],
+)
+def test_what_is_wrong_is_told_in_one_visible_line(template: str, value: str) -> None:
+    """A value that a stranger chose moves no cursor and breaks no line."""
+    with pytest.raises(WordError) as refused:
+        words.render((template,), {"v": value})
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
+
+
+def test_the_tests_of_jinja2_that_are_kept_do_what_they_did() -> None:
+    """Of numbers, of texts, of what is defined."""
+    for template, expected in (
+        ("{{ attempt is odd }}", "True"),
+        ("{{ attempt is even }}", "False"),
+        ("{{ attempt is divisibleby(3) }}", "True"),
+        ("{{ 'yes' if revision is defined else 'no' }}", "yes"),
+        ("{{ 'yes' if revision is string and attempt is number else 'no' }}", "yes"),
+        ("{{ 'yes' if attempt is ge(3) else 'no' }}", "yes"),
+    ):
+        assert words.render((template,), {"attempt": 3, "revision": "1"}) == (expected,), template
 
 
 def test_variables_are_known_per_command() -> None:
