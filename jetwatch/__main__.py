@@ -1,4 +1,7 @@
-"""`python -m jetwatch` is `jetp`, and so is an isolated Python with the path of this file (`interpreter.py`)."""
+"""`python -m jetwatch` is `jetp`, and so is an isolated Python with the path of this file (`interpreter.py`).
+
+With the one word `look` it is what an agent starts for a look (`content/looking.py`), without any command line.
+"""
 
 import os
 import sys
@@ -8,6 +11,10 @@ _home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH
 if _home not in sys.path:
     sys.path.append(_home)
 
-from jetwatch.cli.main import main  # noqa: E402 - only now it is sure to be found
+# Only now it is sure to be found.
+if sys.argv[1:] == ["look"]:
+    from jetwatch.content.looking import main
+else:
+    from jetwatch.cli.main import main
 
 main()

@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+SECRETS_VARIABLE = "JETWATCH_CONTENT_SECRETS"
+"""The variable that hands the credentials of a content over to its fetch and its look: a JSON object."""
+
 
 def shown_without(record: Struct, secret: str) -> str:
     """A record as its repr shows it, without the field that no log and no traceback is to show."""
@@ -67,11 +70,17 @@ class Content(Struct, frozen=True):
     allowed_signers: str | None = None
     ssh_key: str | None = None
     known_hosts: str | None = None
+    insecure: bool = False
     limits: Limits = Limits()
     secrets: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return shown_without(self, "secrets")
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether something that did not come the same way says what the content has to be: a digest, a signature."""
+        return self.sha256 is not None or self.allowed_signers is not None
 
 
 class Look(Struct, frozen=True):

@@ -18,6 +18,7 @@
     │   ├── ContentRetry           75  not now: the network, a server's 5xx, a timeout
     │   │   ├── ContentWait        75  the server says when to ask again
     │   │   ├── ContentSlow        75  slower than `limits.min_speed`
+    │   │   ├── ContentUnsaid      75  a server refused, and its words were left unread
     │   │   └── ContentMoved       75  another revision than the one asked for
     │   └── ContentStalled          1  a person is needed
     ├── WordError                   –  a command template cannot become argv
@@ -252,6 +253,10 @@ class ContentWait(ContentRetry):
 
 class ContentSlow(ContentRetry):
     """A fetch slower than `limits.min_speed`: it is not tried again at once, others wait for its place."""
+
+
+class ContentUnsaid(ContentRetry):
+    """A server refused, and its words were left unread: a process that can bear them has to ask again."""
 
 
 class ContentMoved(ContentRetry):

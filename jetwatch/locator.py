@@ -146,3 +146,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_in_the_open(url: str) -> bool:
+    """Whether somebody on the way can read and change what comes: plain http, and not from this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # it leads nowhere, and is refused where it is used
+        return True
+    return parts.scheme.removeprefix("git+") == "http" and not is_loopback(parts.hostname or "")

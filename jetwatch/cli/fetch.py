@@ -20,12 +20,13 @@ from msgspec.structs import asdict, replace
 
 from jetwatch.cli.durations import duration
 from jetwatch.cli.places import PLACE
-from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, SECRETS_VARIABLE, Source
+from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, Source
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
 from jetwatch.content.cache import make_private
 from jetwatch.content.places import enter
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
+from jetwatch.content_records import SECRETS_VARIABLE
 from jetwatch.errors import ContentStalled, UsageError
 from jetwatch.telemetry.plain import size
 
@@ -105,7 +106,11 @@ def _content(url: str, options: tuple[str, ...]) -> Content:
     given = _from_environment(OPTIONS_VARIABLE)
     entries: dict[str, Node] = {"url": _scalar("url", url)}
     if isinstance(digest := given.get("sha256"), str):
-        entries["sha256"] = _scalar("sha256", digest)  # with it http:// will do
+        entries["sha256"] = _scalar("sha256", digest)  # with each of these three http:// will do
+    if isinstance(signers := given.get("allowed_signers"), str):
+        _put(entries, "verify.allowed_signers", signers)
+    if given.get("insecure") is True:
+        entries["insecure"] = _scalar("insecure", "true")
     for option in options:
         name, equals, value = option.partition("=")
         if name in SECRETS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from msgspec.structs import asdict, replace
 
@@ -18,14 +17,13 @@ from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.config.scalars import Believed, Boolean, Integer, Kind, Location, Number, Size, Text
 from jetwatch.config.tables import Key, Table, object_schema, read_keys
 from jetwatch.config.times import Duration
-from jetwatch.content_records import Content, ContentKind, Limits
+from jetwatch.content_records import SECRETS_VARIABLE, Content, ContentKind, Limits
 
 if TYPE_CHECKING:
     from jetwatch.records import Command
 
 SECRETS = ("access_key_id", "secret_access_key", "session_token", "username", "password", "bearer_token")
 OPTIONS_VARIABLE = "JETWATCH_CONTENT_OPTIONS"
-SECRETS_VARIABLE = "JETWATCH_CONTENT_SECRETS"
 INHERITED = ("AWS_*", "*_proxy", "*_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSH_AUTH_SOCK")
 """What the agent's environment says of credentials and of the way out counts for a look and a fetch as well, but is not
 given to another account."""
@@ -60,6 +58,7 @@ _USED_BY = {
     "verify": _GIT,
     "ssh_key": _GIT,
     "known_hosts": _GIT,
+    "insecure": _S3 | _HTTP | _GIT,
     "limits": _ALL,
 }
 
@@ -77,10 +76,11 @@ _EXCLUSIVE = (
 )
 _SSH = frozenset({"ssh_key", "known_hosts"})
 _USELESS = {
-    "git+https": _SSH,
+    "https": frozenset({"insecure"}),
+    "git+https": _SSH | {"insecure"},
     "git+http": _SSH | {"ca_file"},
-    "git+ssh": frozenset({"ca_file", "password", "bearer_token"}),
-    "git+file": _SSH | {"ca_file", "username", "password", "bearer_token"},
+    "git+ssh": frozenset({"ca_file", "password", "bearer_token", "insecure"}),
+    "git+file": _SSH | {"ca_file", "username", "password", "bearer_token", "insecure"},
 }
 """What a kind has a use for in general, and not over this way of travelling."""
 
@@ -137,11 +137,12 @@ KEYS = (
     Key("path_style", Boolean(), "The bucket stands in the path, not in the host's name.", record=Content),
     Key("anonymous", Boolean(), "Send no credentials.", record=Content),
     Key("profile", _TEXT, "A profile of the AWS configuration (needs the extra `s3`).", record=Content),
-    Key("ca_file", Believed(), "Certificates that are trusted instead of the system's.", record=Content),
+    Key("ca_file", Believed(), "The only certificates that are trusted, instead of the system's.", record=Content),
     Key("submodules", Boolean(), "Fetch submodules too.", record=Content),
     Key("verify", VERIFY, "What a commit has to prove.", into="allowed_signers", record=Content),
     Key("ssh_key", Location(), "The private key for git over ssh.", record=Content),
     Key("known_hosts", Location(), "The host keys for git over ssh.", record=Content),
+    Key("insecure", Boolean(), "Take plain http from another machine, unproven as it is.", record=Content),
     Key("limits", LIMITS, "What a fetch may cost.", record=Content),
     *(Key(name, _TEXT, "A credential, for the look and for the fetch.") for name in SECRETS),
 )
@@ -159,6 +160,7 @@ class Source(Kind, frozen=True):
             content = self._content(node, node.text, {}, notes)
             if content is not None:
                 _refuse_unworkable(lambda _: node, content, notes)
+                _refuse_unproven(lambda _: node, content, notes)
             return content
         if not isinstance(node, Mapping):
             notes.expected(node, self.what)
@@ -172,6 +174,7 @@ class Source(Kind, frozen=True):
         if content is not None:
             _refuse_unused(node, content.kind, notes)
             _refuse_unworkable(lambda name: node.entries.get(name, node.entries["url"]), content, notes)
+            _refuse_unproven(lambda name: node.entries.get(name, node.entries["url"]), content, notes)
         return content
 
     def _content(self, node: Node, url: str, values: dict[str, Any], notes: Notes) -> Content | None:
@@ -179,10 +182,6 @@ class Source(Kind, frozen=True):
             found = locator.parse(url)
         except ValueError as error:
             notes.problem(node, str(error))
-            return None
-        is_open = found.kind is ContentKind.HTTP and found.url.startswith("http:") and "sha256" not in values
-        if is_open and not locator.is_loopback(urlsplit(found.url).hostname or ""):
-            notes.problem(node, "http:// is not protected on its way: use https://, or give the archive's `sha256`")
             return None
         secrets = {**found.secrets, **{name: values.pop(name) for name in SECRETS if name in values}}
         paths = {
@@ -226,8 +225,37 @@ def _refuse_unworkable(place: Callable[[str], Node], content: Content, notes: No
             notes.problem(place(name), f"`{name}` cannot work without `{partner}`")
     for name in sorted(given & {"password", "bearer_token"} if scheme == "git+http" else ()):
         notes.problem(place(name), "credentials would travel in the open: write git+https://")
+    for name in sorted(given & {"password", "bearer_token"} if scheme == "http" else ()):
+        if locator.is_in_the_open(content.url):
+            notes.problem(place(name), "credentials would travel in the open: write https://")
     if scheme == "git+https" and "username" in given and not given & {"password", "bearer_token"}:
         notes.warning(place("username"), "a user without a password is not sent; a token goes in `password`")
+
+
+def _refuse_unproven(place: Callable[[str], Node], content: Content, notes: Notes) -> None:
+    """Plain http: who is on the way decides what comes, unless a digest or a signature does."""
+    road, name = (content.endpoint or "", "endpoint") if content.kind in _S3 else (content.url, "url")
+    scheme = road.partition("://")[0].lower()
+    if scheme not in ("http", "git+http") or content.is_proven:
+        return
+    better = {
+        ContentKind.BUCKET: "use https://",
+        ContentKind.OBJECT: "use https://, or give the archive's `sha256`",
+        ContentKind.HTTP: "use https://, or give the archive's `sha256`",
+        ContentKind.GIT: "use git+https://, or give `verify`",
+    }[content.kind]
+    if not locator.is_in_the_open(road):
+        notes.warning(
+            place(name), f"{scheme}://: any account of this machine may answer at that port when its server does not"
+        )
+    elif content.insecure:
+        notes.warning(
+            place("insecure"), f"{scheme}:// is not protected on its way: whoever is on it decides what comes; {better}"
+        )
+    else:
+        notes.problem(
+            place(name), f"{scheme}:// is not protected on its way: {better}; `insecure: true` takes it as it is"
+        )
 
 
 def full_url(content: Content) -> str:

@@ -7,6 +7,7 @@ for by the listed ETag, are one state of the bucket. An archive has its ETag as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -25,6 +26,7 @@ from jetwatch.content.source import (
     ContentMoved,
     ContentRetry,
     ContentStalled,
+    ContentUnsaid,
     Fetched,
     Look,
     Progress,
@@ -40,6 +42,25 @@ FETCH_LISTING_S = 600.0
 STALL_S = 60.0
 
 
+def head_etag(store: S3Store, key: str, what: str) -> str:
+    """The ETag of an object, by HEAD: whatever the server is, its answer has no body. Raises ContentUnsaid for 4xx."""
+    import obstore
+
+    try:
+        etag = plain_etag(obstore.head(store, key)["e_tag"])
+    except failures() as error:
+        if isinstance(error, FileNotFoundError) or re.search(r"status code: 4(?!08|29)", str(error)):
+            raise ContentUnsaid(f"{what}: the server refuses, or has nothing there (yet)") from None
+        raise refusal(error, what) from None
+    return _usable(etag, what)
+
+
+def _usable(etag: str, what: str) -> str:
+    if not etag:
+        raise ContentStalled(f"{what}: the server gives no usable ETag, so a change could not be seen")
+    return etag
+
+
 def ask_etag(store: S3Store, key: str, known: str, what: str) -> str:
     """The ETag of an object: one conditional GET, whose body is left where it is. Raises Gone where there is none."""
     import obstore
@@ -52,20 +73,26 @@ def ask_etag(store: S3Store, key: str, known: str, what: str) -> str:
         if is_absent(error):
             raise Gone(what) from None
         raise refusal(error, what) from None
-    etag = plain_etag(result.meta["e_tag"])
-    if not etag:
-        raise ContentStalled(f"{what}: the server gives no usable ETag, so a change could not be seen")
-    return etag
+    return _usable(plain_etag(result.meta["e_tag"]), what)
 
 
 class BucketSource:
     """A prefix (`ContentKind.BUCKET`) or an archive (`ContentKind.OBJECT`) in a bucket.
 
     `env`: the environment that credentials, region and endpoint are taken from (None: this process's own). `stall_s`: a
-    fetch to which nothing arrives for so long is given up. Not for two threads at once.
+    fetch to which nothing arrives for so long is given up. `by_head`: a look at one object reads no body, as obstore
+    bounds none: for a process that must not end. Not for two threads at once.
     """
 
-    def __init__(self, content: Content, *, env: Mapping[str, str] | None = None, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        content: Content,
+        *,
+        env: Mapping[str, str] | None = None,
+        stall_s: float = STALL_S,
+        by_head: bool = False,
+    ) -> None:
+        self._by_head = by_head
         self._content = content
         self._env = env
         self._stall_s = stall_s
@@ -83,6 +110,9 @@ class BucketSource:
             return Look(listing.digest, settled=False, requests=listing.requests)
         key = self._key + (self._content.marker or "") if self._whole else self._key
         what = f"s3://{self._bucket}/{key}"
+        if self._by_head:
+            etag = head_etag(store, key, what)
+            return Look(etag, validator=etag, requests=1)
         try:
             etag = ask_etag(store, key, known.validator if known else "", what)
         except Gone:
@@ -112,7 +142,7 @@ class BucketSource:
         return self._stores[request_s]
 
     def _list(self, store: S3Store, deadline_s: float) -> Listing:
-        listing = list_prefix(Prefix(store, self._bucket, self._key), deadline_s)
+        listing = list_prefix(Prefix(store, self._bucket, self._key), deadline_s, self._content.limits)
         if not listing.items:
             raise ContentRetry(f"{self._place}: nothing there yet (no object below this prefix)")
         return listing

@@ -77,18 +77,26 @@ class Digests:
 
     def _encrypted(self, store: S3Store, key: str) -> bool:
         """Ask whether it is an object whose ETag tells nothing; False when the server does not say."""
+        import http.client
         import ssl
         import urllib.request
 
         import obstore
 
+        class NoRedirect(urllib.request.HTTPRedirectHandler):
+            def redirect_request(self, *_: object, **__: object) -> None:
+                """There is no next question."""
+
+        refused: tuple[type[Exception], ...] = (*failures(), http.client.HTTPException)
         try:
             url = obstore.sign(store, "HEAD", key, timedelta(seconds=60))
             trust = ssl.create_default_context(cafile=self._ca_file)
             asked = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the URL of the configured endpoint
-            with urllib.request.urlopen(asked, timeout=READ_S, context=trust) as answer:  # noqa: S310
+            # Another host's word does not count: who redirects is not followed.
+            opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=trust))
+            with opener.open(asked, timeout=READ_S) as answer:
                 headers = answer.headers
-        except failures():
+        except refused:
             return False
         return any(name in headers for name in _ENCRYPTED) or headers.get(
             "x-amz-server-side-encryption", ""

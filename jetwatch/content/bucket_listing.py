@@ -11,9 +11,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from jetwatch.content.bucket_store import failures, refusal
 from jetwatch.content.deadline import within
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 PAGE_KEYS = 1000
+NAMES_BYTES = 128 * 1024**2
+"""All names of a listing together: more than a million of them have, and what a look can afford."""
 _USABLE = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 
 BAD_KEY = "no part of a key may be empty, `.` or `..`, or have control characters"
@@ -81,28 +84,46 @@ def plain_etag(etag: str | None) -> str:
     return bare if _USABLE(bare) else ""
 
 
-def list_prefix(prefix: Prefix, deadline_s: float) -> Listing:
+def list_prefix(prefix: Prefix, deadline_s: float, limits: Limits) -> Listing:
     """List everything below a prefix. Raises ContentError within `deadline_s`; nothing there is an empty listing.
 
-    Names are as the server says them: `check` before they are used.
+    More entries than the limit are refused as they come. Names are as the server says them: `check` before use.
     """
-    found = within(deadline_s, prefix.name, lambda: _entries(prefix))
-    own = prefix.key.rstrip("/")
-    items = tuple(sorted(_item(entry, prefix) for entry in found if entry["path"] != own))
+    given_up = Event()
+    found = within(deadline_s, prefix.name, lambda: _entries(prefix, limits, given_up), given_up.set)
     # A server hands out at most 1,000 keys at a time; it is asked once more only when it says that there are more.
-    return Listing(items, max(1, -(-len(found) // PAGE_KEYS)))
+    return Listing(tuple(sorted(found.items)), max(1, -(-found.entries // PAGE_KEYS)))
 
 
-def _entries(prefix: Prefix) -> list[ObjectMeta]:
+class _Found(Struct):
+    """What has come so far."""
+
+    items: list[Item] = field(default_factory=list)
+    entries: int = 0
+    names_bytes: int = 0
+
+
+def _entries(prefix: Prefix, limits: Limits, given_up: Event) -> _Found:
+    """Read page after page, until the end or until nobody waits any more: a page has the deadline of one request."""
     import obstore
 
+    found, own = _Found(), prefix.key.rstrip("/")
     try:
-        pages = obstore.list(prefix.store, prefix.key or None, chunk_size=PAGE_KEYS)
-        return [entry for page in pages for entry in page]
+        for page in obstore.list(prefix.store, prefix.key or None, chunk_size=PAGE_KEYS):
+            if given_up.is_set():
+                return found
+            found.entries += len(page)
+            found.names_bytes += sum(len(entry["path"]) for entry in page)
+            if found.entries > limits.entries + 1:  # the prefix itself may be an object, and is no entry
+                raise ContentStalled(f"{prefix.name}: more objects came, and the limit is {limits.entries}")
+            if found.names_bytes > NAMES_BYTES:
+                raise ContentStalled(f"{prefix.name}: the names of its objects have more than {NAMES_BYTES} bytes")
+            found.items += [_item(entry, prefix) for entry in page if entry["path"] != own]
     except failures() as error:
         if type(error).__name__ == "InvalidPathError":
             raise ContentStalled(f"{prefix.name}: the key {_bad_key(str(error))} cannot be a file: {BAD_KEY}") from None
         raise refusal(error, prefix.name) from None
+    return found
 
 
 def _bad_key(text: str) -> str:

@@ -2,6 +2,8 @@
 
 No request is repeated here: a backoff is the caller's, who knows how often it was asked before. Whatever a server or
 a library says is cut down to a status and an error code before anybody sees it: their texts can carry credentials.
+A server that leads to another host is not followed: neither credentials nor belief go there. With `ca_file` only what
+is in it is believed. Plain http is taken from this machine, or where the content is proven otherwise, or `insecure`.
 Where obstore's own chain (variables, web identity, container and instance roles) has no credentials, the files of the
 AWS command line (profiles, SSO) are read by boto3, which is imported in that case only.
 """
@@ -11,13 +13,14 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled
 from jetwatch.errors import NotTrusted
+from jetwatch.locator import is_in_the_open, is_loopback
 from jetwatch.trust import Accounts, require
 
 if TYPE_CHECKING:
@@ -57,6 +60,18 @@ ELSEWHERE = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 )
+CREDENTIAL_URLS = (
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_METADATA_ENDPOINT",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_STS_ENDPOINT",
+)
+
+
+NOWHERE = "255.255.255.255:1"
+"""No connection to it can be made. obstore follows redirects and cannot be told not to; it is told that this is the
+proxy for every host but those that it has business with."""
+METADATA_HOSTS = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254")
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -81,7 +96,7 @@ def needs_boto3(content: Content, env: Mapping[str, str]) -> bool:
 def _is_there(path: Path) -> bool:
     try:
         return path.is_file()
-    except PermissionError:  # below a directory of somebody else: nobody here can read it
+    except (OSError, ValueError):  # somebody else's, a loop of links, no path at all: nobody here can read it
         return False
 
 
@@ -104,16 +119,24 @@ def open_store(content: Content, *, request_s: float, env: Mapping[str, str] | N
     bucket, _ = split_url(content.url)
     endpoint = content.endpoint or next((env[name] for name in ENDPOINTS if env.get(name)), "")
     config = _config(content, bucket, endpoint)
-    client = _client_options(content, endpoint, request_s)
+    url = config.get("aws_endpoint_url_s3", "")
+    if is_in_the_open(url) and not (content.is_proven or content.insecure):
+        raise ContentStalled(
+            f"s3://{bucket}: {url} is not protected on its way: use https://, or an archive with `sha256`, "
+            "or say `insecure: true`"
+        )
     provider, region = _credentials(content, env)
     region = next((env[name] for name in REGIONS if env.get(name)), region)
     if region and "region" not in config:
         config["region"] = region
+    by_chain = provider is None and not content.anonymous
+    client = _client_options(content, url, request_s)
+    client |= _way(url, _credential_hosts(env, config.get("region", "")) if by_chain else ())
     try:
         return S3Store(
             bucket,
             config=config,
-            client_options=client,
+            client_options=cast("ClientConfig", client),
             retry_config={"max_retries": 0},
             credential_provider=provider,
         )
@@ -151,9 +174,10 @@ def _split_endpoint(endpoint: str) -> urllib.parse.SplitResult:
     return parts
 
 
-def _client_options(content: Content, endpoint: str, request_s: float) -> ClientConfig:
-    options: ClientConfig = {
-        "allow_http": endpoint.startswith("http://"),
+def _client_options(content: Content, url: str, request_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "allow_http": url.startswith("http://"),
+        "allow_invalid_certificates": False,  # whatever the environment says
         "connect_timeout": timedelta(seconds=min(CONNECT_S, request_s)),
         "read_timeout": timedelta(seconds=min(READ_S, request_s)),
         "timeout": timedelta(seconds=request_s),
@@ -166,8 +190,38 @@ def _client_options(content: Content, endpoint: str, request_s: float) -> Client
             raise ContentStalled(f"ca_file {content.ca_file}: {error.strerror}") from error
         if b"-----BEGIN CERTIFICATE-----" not in known:
             raise ContentStalled(f"ca_file {content.ca_file}: no certificate in it")
-        options["root_certificate"] = known
+        options |= {"root_certificate": known, "disable_system_certificates": True}
     return options
+
+
+def _way(url: str, credential_hosts: Sequence[str]) -> dict[str, Any]:
+    """Which hosts may be asked: the endpoint's, and those that give credentials. A proxy of the environment decides it
+    by itself; what may only come from this machine does not go by one.
+    """
+    host = urllib.parse.urlsplit(url).hostname
+    is_own = url.startswith("http:") and is_loopback(host or "")
+    if not is_own and _has_proxy(url or "https://s3.amazonaws.com"):
+        return {}
+    # Without an endpoint it is Amazon's own, whose name depends on the region, and who gives credentials, too.
+    hosts = (host or "amazonaws.com", *credential_hosts)
+    return {"proxy_url": f"http://{NOWHERE}", "proxy_excludes": ",".join(hosts)}
+
+
+def _has_proxy(url: str) -> bool:
+    """Whether this process's environment has a proxy for it; a look is taken where that is the environment at hand."""
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return False
+    from urllib.request import getproxies, proxy_bypass  # not loaded for nothing
+
+    parts = urllib.parse.urlsplit(url)
+    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")
+
+
+def _credential_hosts(env: Mapping[str, str], region: str) -> tuple[str, ...]:
+    """Who gives credentials to the roles of machines, containers and clusters."""
+    named = [urllib.parse.urlsplit(env.get(name, "")).hostname for name in CREDENTIAL_URLS]
+    by_region = [f"sts.{region}.amazonaws.com"] if region else []
+    return (*METADATA_HOSTS, "sts.amazonaws.com", *by_region, *(host for host in named if host))
 
 
 def _credentials(content: Content, env: Mapping[str, str]) -> tuple[Callable[[], S3Credential] | None, str | None]:
@@ -255,7 +309,7 @@ def refusal(error: Exception, what: str) -> ContentError:
 
 def _is_metadata(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname or ""
-    return host in {"169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254"} or host.startswith("sts.")
+    return host in METADATA_HOSTS or host.startswith("sts.")
 
 
 def of_status(status: int, code: str, what: str) -> ContentError:
@@ -289,11 +343,13 @@ def _of_connection(text: str, what: str) -> ContentError:
         return ContentStalled(
             f"{what}: the server's certificate is not trusted ({named}); a private CA goes in `ca_file`"
         )
+    if NOWHERE in text or "BadScheme" in text or "TooManyRedirects" in text:
+        return ContentStalled(
+            f"{what}: the server leads to another address, and that is not followed: look at `endpoint` and `region`"
+        )
     for pattern, reason in REASONS:
         if re.search(pattern, text):
             return ContentRetry(f"{what}: {reason}")
-    if "BadScheme" in text:
-        return ContentStalled(f"{what}: `endpoint` must be http:// or https://")
     return ContentRetry(f"{what}: the request failed on the way")
 
 

@@ -120,16 +120,18 @@ class Clock:
 def open_source(
     content: Content,
     applied: str = "",
+    *,
     env: Mapping[str, str] | None = None,
     trust: Callable[[str | None], ssl.SSLContext] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
+    by_head: bool = False,
 ) -> Source:
     """The source of this content. `applied`: the revision that the machine has, for sources that must descend from it.
 
     `env`: the environment that credentials are taken from (None: this process's own); see `reads_alike`. `trust`: gives
     the certificates that https relies on, where they are shared. `meanwhile`: what it raises ends a git that is waited
-    for. Raises ContentStalled where its library is not installed, with the command that installs it, and where another
-    account could change a file that it names.
+    for. `by_head`: see BucketSource. Raises ContentStalled where its library is not installed, with the command that
+    installs it, and where another account could change a file that it names.
     """
     if missing := missing_library(content):
         raise ContentStalled(f"{content.url}: {missing}")
@@ -140,7 +142,7 @@ def open_source(
         return build(content, applied, env=env, meanwhile=meanwhile)
     if content.kind is ContentKind.HTTP:
         return build(content, trust=trust(content.ca_file) if trust else None)
-    return build(content, env=env) if room is _BUCKET else build(content)
+    return build(content, env=env, by_head=by_head) if room is _BUCKET else build(content)
 
 
 def _refuse_what_others_may_change(content: Content) -> None:

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled
 from jetwatch.content_records import shown_without
+from jetwatch.locator import is_in_the_open
 
 MINIMUM_VERSION = (2, 34)
 """The first that verifies ssh signatures; configuration by environment came with 2.31."""
@@ -169,9 +170,16 @@ def git_for(content: Content, environ: Mapping[str, str] | None = None) -> Git:
 
 def _http_settings(content: Content, parts: SplitResult) -> dict[str, str]:
     """What http needs: the certificates, and who we are (never over a connection that others can read)."""
+    if parts.scheme == "http" and is_in_the_open(content.url) and not (content.is_proven or content.insecure):
+        raise ContentStalled(
+            f"{content.url} is not protected on its way: use git+https://, or give `verify`, or say `insecure: true`"
+        )
     settings = {"http.sslVerify": "true"}
     if content.ca_file:
-        settings["http.sslCAInfo"] = content.ca_file
+        # Without a directory of its own curl would go on to believe the system's.
+        settings |= {"http.sslCAInfo": content.ca_file, "http.sslCAPath": os.devnull}
+    if parts.scheme == "http" and not is_in_the_open(content.url):
+        settings["http.proxy"] = ""  # what may only come from this machine does not go by another
     username, password = content.secrets.get("username", ""), content.secrets.get("password", "")
     token = content.secrets.get("bearer_token", "")
     if not (password or token):

@@ -143,7 +143,7 @@ class HttpSource:
 
     def _pieces(self, client: HttpClient, answer: BaseHTTPResponse) -> Iterator[bytes]:
         """The body as it comes, of the length that was announced, within the limit, and not too slowly."""
-        from urllib3.exceptions import HTTPError
+        from jetwatch.content.http_client import FAILURES
 
         limit, size = self._content.limits.total_bytes, 0
         window_size, window_start = 0, time.monotonic()
@@ -159,5 +159,5 @@ class HttpSource:
                     if window_size < elapsed * self._content.limits.min_speed_bytes_s:
                         raise ContentRetry(f"{self._content.url}: {window_size} bytes in {elapsed:.0f} s: too slow")
                     window_size, window_start = 0, time.monotonic()
-        except (HTTPError, OSError) as error:
+        except FAILURES as error:
             raise client.failure(error) from None

@@ -1,7 +1,8 @@
 """One question by HTTP: connection, credentials, redirects, and what a server's answer means for the caller.
 
 Nothing is repeated here and no redirect is followed by the library: credentials go to the host of the URL and nowhere
-else, and what began encrypted stays encrypted. No text of a server reaches a message, only its status.
+else, and what began encrypted stays encrypted. What a server says in a header is read in functions that raise nothing
+but ContentError; none of its text reaches a message, only its status. With `ca_file` only what is in it is believed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import email.utils
+import http.client
 import re
 import socket
 import ssl
@@ -16,7 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -32,15 +34,20 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled, ContentWait
-from jetwatch.locator import is_loopback
+from jetwatch.locator import is_in_the_open, is_loopback
 
 CONNECT_S = 10.0
 READ_S = 30.0
 REDIRECTS = 5
 LONGEST_WAIT_S = 24 * 3600.0
 """A server can ask for silence, but not for more of it than this."""
+_YEAR_10000_S = 253_402_300_800
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
+
+
+FAILURES = (HTTPError, OSError, ValueError, http.client.HTTPException)
+"""What a connection, or an answer that is none, makes the library raise."""
 
 
 class HttpClient:
@@ -48,24 +55,26 @@ class HttpClient:
 
     def __init__(self, content: Content, trust: ssl.SSLContext, now: Callable[[], float] = time.time) -> None:
         self._url = content.url
-        self._pinned = content.sha256 is not None
+        self._may_be_open = content.is_proven or content.insecure
         self._now = now
         self._sockets: list[socket.socket] = []
-        _allowed(self._url, self._pinned)
+        self._origin = _allowed(self._url, self._may_be_open)
         self._authorization = _authorization(content.secrets)
+        if self._authorization and is_in_the_open(self._url):
+            raise ContentStalled(f"{self._url}: credentials would travel in the open: write https://")
         self._pools = self._make_pools(content, trust)
 
     def get(self, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """Return an answer with status 200 or 304, its body not read. Raises ContentError."""
-        url = self._url
+        url, origin = self._url, self._origin
         for _ in range(REDIRECTS + 1):
-            answer = self._ask(url, headers)
+            answer = self._ask(url, origin, headers)
             if answer.status in (200, 304):
                 return answer
             answer.close()
             if answer.status not in _MOVED:
                 raise self._refusal(answer)
-            url = self._next_url(url, answer.headers.get("Location"))
+            url, origin = self._next(url, origin, answer.headers.get("Location"))
         raise ContentStalled(f"{self._url}: more than {REDIRECTS} redirects")
 
     def failure(self, error: Exception) -> ContentError:
@@ -102,39 +111,45 @@ class HttpClient:
         }
         parts = urllib.parse.urlsplit(content.url)
         proxy = urllib.request.getproxies().get(parts.scheme)
-        if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-            pools: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
+        # What may only come from this machine does not go by a proxy, which is another.
+        is_own = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        if proxy and not is_own and not urllib.request.proxy_bypass(parts.hostname or ""):
+            try:
+                pools: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
+            except (HTTPError, ValueError):
+                name = f"{parts.scheme}_proxy"
+                raise ContentStalled(f"{self._url}: expected http://host:port in the variable {name}") from None
         else:
             pools = urllib3.PoolManager(**options)
         pools.pool_classes_by_scheme = _pool_classes(self._sockets)
         return pools
 
-    def _ask(self, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _ask(self, url: str, origin: Origin, headers: Mapping[str, str]) -> BaseHTTPResponse:
         # As stored, not unpacked on the way: the archive is what has a length and a digest.
         sent = {"User-Agent": "jetwatch", "Accept-Encoding": "identity", **headers}
-        if self._authorization and _origin(url) == _origin(self._url):
+        if self._authorization and origin == self._origin:
             sent["Authorization"] = self._authorization
         try:
             return self._pools.request(
                 "GET", url, headers=sent, redirect=False, preload_content=False, decode_content=False
             )
-        except (HTTPError, OSError) as error:
+        except FAILURES as error:
             raise self.failure(error) from None
 
-    def _next_url(self, url: str, location: str | None) -> str:
+    def _next(self, url: str, origin: Origin, location: str | None) -> tuple[str, Origin]:
+        """Where a redirect leads."""
         if not location:
             raise ContentStalled(f"{self._url}: a redirect without a place to go")
         try:
             target = urllib.parse.urljoin(url, location)
-            _allowed(target, self._pinned)
-            parts = urllib.parse.urlsplit(target)
+            found = _allowed(target, self._may_be_open)
         except ValueError:
             raise ContentStalled(f"{self._url}: redirects to something that is no URL") from None
         except ContentStalled as error:
             raise ContentStalled(f"{self._url}: refused a redirect: {error}") from None
-        if urllib.parse.urlsplit(url).scheme == "https" and parts.scheme != "https":
-            raise ContentStalled(f"{self._url}: refused a redirect from https to {parts.scheme}")
-        return target
+        if origin.scheme == "https" and found.scheme != "https":
+            raise ContentStalled(f"{self._url}: refused a redirect from https to {found.scheme}")
+        return target, found
 
     def _refusal(self, answer: BaseHTTPResponse) -> ContentError:
         status, what = answer.status, self._url
@@ -153,14 +168,12 @@ class HttpClient:
 
 
 def trust_of(ca_file: str | None) -> ssl.SSLContext:
-    """The certificates of this machine and those of a file. Slow (some 25 ms) and large (0.9 MB), and can be shared."""
+    """The certificates of this machine, or only those of a file. Slow (some 25 ms), large (0.9 MB), can be shared."""
     try:
-        trust = ssl.create_default_context()
-        if ca_file:
-            trust.load_verify_locations(ca_file)
-    except OSError as error:  # also an SSLError, for a file without a certificate
-        raise ContentStalled(f"ca_file {ca_file}: {error.strerror or 'no certificate in it'}") from None
-    return trust
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:  # also an SSLError, for a file without a certificate
+        reason = getattr(error, "strerror", None) or "no certificate in it"
+        raise ContentStalled(f"ca_file {ca_file}: {reason}") from None
 
 
 def retry_after_s(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
@@ -179,29 +192,40 @@ def retry_after_s(headers: Mapping[str, str], now: Callable[[], float]) -> float
 
 
 def http_date(text: str) -> float | None:
-    """Unix time of an HTTP date; None for what is none."""
-    try:
-        return email.utils.parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, OverflowError):
+    """Unix time of an HTTP date of this age (1970 to 9999); None for what is none. Raises nothing."""
+    if not re.fullmatch(r"[\x20-\x7e]{1,64}", text):
         return None
+    try:
+        seconds = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
+        return None
+    return seconds if 0 <= seconds < _YEAR_10000_S else None
 
 
-def _allowed(url: str, pinned: bool) -> None:
-    """Raise ContentStalled unless this is https, or http where nobody is in between or a digest guards the content."""
+class Origin(NamedTuple):
+    """What one server is, as credentials see it."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def _allowed(url: str, may_be_open: bool) -> Origin:
+    """Return the origin of https, or of http from this machine or where that will do. Raises ContentStalled."""
     if not re.fullmatch(r"[\x21-\x7e]+", url):
         raise ContentStalled("expected a URL of printable ASCII characters; write others as %XX")
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        raise ContentStalled("expected https://host/path, found something that is no URL") from None
     if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
         raise ContentStalled("expected https://host/path, without a user")
-    if parts.scheme == "http" and not pinned and not is_loopback(parts.hostname):
+    if is_in_the_open(url) and not may_be_open:
         raise ContentStalled(
             f"http://{parts.hostname}: only https is taken; http needs `sha256`, or a loopback address"
         )
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return Origin(parts.scheme, parts.hostname, port)
 
 
 def _authorization(secrets: Mapping[str, str]) -> str:

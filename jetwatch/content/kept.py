@@ -62,7 +62,7 @@ class KeptSources:
         return None
 
     def _open(self, content: Content, env: Mapping[str, str]) -> _Kept:
-        return _Kept(content, env, open_source(content, env=env, trust=self._trust), self._now_s())
+        return _Kept(content, env, open_source(content, env=env, trust=self._trust, by_head=True), self._now_s())
 
     def _trust(self, ca_file: str | None) -> ssl.SSLContext:
         from jetwatch.content.http_client import trust_of

@@ -15,7 +15,15 @@ from typing import Protocol
 from msgspec import Struct
 
 from jetwatch.content_records import Content, ContentKind, Limits, Look
-from jetwatch.errors import ContentError, ContentMoved, ContentRetry, ContentSlow, ContentStalled, ContentWait
+from jetwatch.errors import (
+    ContentError,
+    ContentMoved,
+    ContentRetry,
+    ContentSlow,
+    ContentStalled,
+    ContentUnsaid,
+    ContentWait,
+)
 
 __all__ = [
     "Content",
@@ -25,6 +33,7 @@ __all__ = [
     "ContentRetry",
     "ContentSlow",
     "ContentStalled",
+    "ContentUnsaid",
     "ContentWait",
     "Fetched",
     "Limits",

@@ -6,6 +6,7 @@ with it. urllib3 is the extra `http`, loaded only when this is configured.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -75,16 +76,18 @@ class HttpRoad:
                 "POST",
                 target.url,
                 body=b"".join(batch),
-                headers={"User-Agent": "jetwatch", **headers},
+                headers={"User-Agent": "jetwatch", "Accept-Encoding": "identity", **headers},
                 redirect=False,
                 preload_content=False,
+                decode_content=False,
             )
             try:
-                said = answer.read(_READ_OF_AN_ANSWER).decode("utf-8", "replace")
+                # As it came: a few bytes can unpack to gigabytes, and nothing of it was asked for.
+                said = answer.read(_READ_OF_AN_ANSWER, decode_content=False).decode("utf-8", "replace")
             finally:
                 answer.release_conn()
                 answer.close()
-        except (HTTPError, OSError, ValueError, NotTrusted) as error:
+        except (HTTPError, OSError, ValueError, http.client.HTTPException, NotTrusted) as error:
             return Answer(None, _reason(error))
         if token is not None:
             said = said.replace(token, "***")  # of a server that repeats what it was sent

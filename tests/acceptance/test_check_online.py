@@ -151,7 +151,8 @@ def test_every_source_is_tried_and_told_on_a_line(site: Site, published: S3Serve
     assert second.startswith("tree: ok: revision ")
     assert ", not settled yet (0 requests, " in second
     assert third == "script: no content, nothing to try"
-    assert err == ""
+    (warning,) = err.splitlines()  # nothing but that the server of this test is one of this machine
+    assert "any account of this machine may answer at that port" in warning
     looks = tried(site, config)
     assert looks["script"] == {"watch": "script", "result": "nothing_to_try"}
     bucket_look = looks["bucket"]

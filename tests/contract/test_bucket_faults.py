@@ -180,7 +180,7 @@ def test_nobody_listens(s3_server: S3Server) -> None:
 
 def test_a_name_that_cannot_be_resolved_is_tried_again(s3_server: S3Server) -> None:
     """The network may not be up yet."""
-    content = content_of(s3_server, "s3://bucket/x/", endpoint="http://no-such-host.invalid:1")
+    content = content_of(s3_server, "s3://bucket/x/", endpoint="https://no-such-host.invalid:1")
     with pytest.raises(ContentRetry, match="cannot be resolved"):
         BucketSource(content).look(None, DEADLINE_S)
 
