@@ -1,6 +1,6 @@
 """`python -m jetwatch` is `jetp`, and so is an isolated Python with the path of this file (`interpreter.py`).
 
-With the one word `look` it is what an agent starts for a look (`content/looking.py`), without any command line.
+An agent's own `fetch --look` is taken past the command line, as it is started for every look (`content/looking.py`).
 """
 
 import os
@@ -12,7 +12,7 @@ if _home not in sys.path:
     sys.path.append(_home)
 
 # Only now it is sure to be found.
-if sys.argv[1:] == ["look"]:
+if sys.argv[1:3] == ["fetch", "--look"] and "JETWATCH_LOOK" in os.environ:
     from jetwatch.content.looking import main
 else:
     from jetwatch.cli.main import main

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from jetwatch import interpreter
+from jetwatch.config.content import full_url
 from jetwatch.config.model import WatchSettings
 from jetwatch.content_records import Content, ContentKind, Look
 from jetwatch.descriptors import is_readable
@@ -92,7 +93,7 @@ def _child(content: Content, fetch: Command, known: Look | None, timeout_s: floa
     """The fetch, but that it only looks; it gives up by itself before it is ended."""
     from jetwatch.content import asking
 
-    words = interpreter.jetp("look")
+    words = interpreter.jetp("fetch", "--look", full_url(content))  # the URL is for people who look at processes
     env = {**fetch.env, **asking.question(content, known, 0.9 * timeout_s)}
     return replace(fetch, words=words, env=env, timeout_s=timeout_s, grace_s=1.0)
 

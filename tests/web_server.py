@@ -67,6 +67,10 @@ def handler_of(server: WebServer) -> type[http.server.BaseHTTPRequestHandler]:
             with contextlib.suppress(OSError):
                 self.answer(page)
 
+        def do_HEAD(self) -> None:
+            """The same without a body."""
+            self.do_GET()
+
         def answer(self, page: Page) -> None:
             """Send status, headers and body."""
             unchanged = page.status == 200 and self.unchanged(page)
@@ -87,6 +91,8 @@ def handler_of(server: WebServer) -> type[http.server.BaseHTTPRequestHandler]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             for start in range(0, len(body), 16384):
                 self.wfile.write(body[start : start + 16384])
                 server.sent_bytes += len(body[start : start + 16384])

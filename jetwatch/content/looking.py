@@ -1,4 +1,4 @@
-"""`python -m jetwatch look`: one look, in a process of its own, which an agent starts. `asking.py` has both its ends.
+"""One look, in a process of its own, which an agent starts. `asking.py` has what goes in and what comes out.
 
 The process has the rights of the watch's user and a bound on its memory: what a server or a path makes of it ends the
 look and nothing else. It loads no command line, as it is started for every look.
