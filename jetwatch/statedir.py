@@ -3,6 +3,7 @@
     lock  id  told  sent  journal.db  control.sock  the agent's own
     reserve                                       nothing but room: given up when the journal finds none
     runs/UUID/STEP.ATTEMPT/                       lock, started.json, exit.json, output: one start of one command
+    runs/UUID/row.….json                          what is too long for a row of the journal
     runs/UUID/secrets/NAME.env                    secret values for the starts to come; gone when the run is settled
     hooks/ID.ATTEMPT/                             the same for hooks that belong to no run
     downloads/UUID/                               `download_path`

@@ -1,6 +1,7 @@
 """What happened, kept: one SQLite file, one writer, one way to write (`commit`), durable before it is announced.
 
-A change and the events that tell of it are one transaction. The file is never deleted or rewritten to get out of
+A change and the events that tell of it are one transaction. Of a long row an excerpt is kept here, and the whole with
+what its run left. The file is never deleted or rewritten to get out of
 trouble: what is no journal, or a newer one, is refused and left as it was. A row that cannot be read is told and passed
 over. A disk that fails for now is another thing: JournalStalled, and `recover` before the next try. Readers need no
 agent; they open it read-only.
@@ -21,9 +22,12 @@ from msgspec.structs import replace
 from jetwatch import packaged
 from jetwatch.errors import JournalError, JournalNewer, JournalStalled, UsageError
 from jetwatch.events import Change, DiskLow, Event, RowUnreadable, Told, catalogue
+from jetwatch.journal import excerpt
 from jetwatch.journal.reserve import Reserve
+from jetwatch.journal.whole import Wholes, name_in
 from jetwatch.records import (
     AgentState,
+    HookState,
     OutboxEntry,
     Record,
     Run,
@@ -60,6 +64,8 @@ _ERRNO_FOR_NOW = {
 }
 
 _DETAIL_CHARS = 300
+_PRUNE_EVERY = 10_000
+"""Events that belong to no run, between two prunings: a watch may have no runs, and its checks fail for ever."""
 
 Row = tuple[Any, ...]
 
@@ -93,6 +99,9 @@ class Journal:
         self._unchecked = 0
         self._is_suspect = False
         self._reserve = Reserve(path.with_name("reserve"))
+        self._wholes = Wholes(path.with_name("runs"))
+        self._replaced: list[tuple[str, str]] = []
+        self._events_of_no_run = 0
         self._events = {event.name: event for event in catalogue()}
         self._unreadable: set[tuple[str, str]] = set()
         self.on_unreadable: Callable[[RowUnreadable], None] = lambda _: None
@@ -149,6 +158,8 @@ class Journal:
                     (to_json(change.agent).decode(),),
                 )
             told = tuple(self._put_event(event, change.at.wall_us) for event in change.events)
+        if self._events_of_no_run >= _PRUNE_EVERY:
+            self.prune(change.at.wall_us)
         return told, hooks
 
     @contextmanager
@@ -161,6 +172,7 @@ class Journal:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
             self._connection.execute("BEGIN IMMEDIATE")
+            self._replaced = []
             try:
                 yield
                 self._connection.execute("COMMIT")
@@ -168,6 +180,8 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        for run_id, name in self._replaced:
+            self._wholes.forget(run_id, name)
         self._checkpoint_now_and_then()
 
     def _checkpoint_now_and_then(self) -> None:
@@ -221,16 +235,30 @@ class Journal:
 
     def _put_run(self, run: Run) -> None:
         self._keep_unread("run", "id", run.id)
-        record = to_json(run).decode()
+        record = to_json(run)
+        if len(record) > excerpt.PLAIN_RUN_BYTES:
+            record = self._beside(run.id, "run", run, excerpt.of_run(run))
         # Not INSERT … ON CONFLICT: that uses up a seq for every update, and `prune` counts rows by seq.
         known = self._connection.execute(
-            "UPDATE run SET outcome = ?, record = ? WHERE id = ?", (run.outcome, record, run.id)
+            "UPDATE run SET outcome = ?, record = ? WHERE id = ?", (run.outcome, record.decode(), run.id)
         )
         if known.rowcount == 0:
             self._connection.execute(
                 "INSERT INTO run (id, watch, outcome, opened_us, record) VALUES (?, ?, ?, ?, ?)",
-                (run.id, run.watch, run.outcome, run.opened.wall_us, record),
+                (run.id, run.watch, run.outcome, run.opened.wall_us, record.decode()),
             )
+
+    def _beside(self, run_id: str, table: str, record: Run | OutboxEntry, short: Run | OutboxEntry) -> bytes:
+        """The row of a long record: an excerpt, and the name of the file that has all of it."""
+        if short == record:
+            return to_json(record)  # what is long is its configuration, which is never cut
+        row = self._wholes.keep(run_id, f"{table}-{record.id}", to_json(record), to_json(short))
+        known = f"SELECT CAST(record AS BLOB) FROM {table} WHERE id = ?"  # noqa: S608 - constants
+        for (data,) in self._connection.execute(known, (record.id,)):
+            before = name_in(data)
+            if before is not None and before != name_in(row):
+                self._replaced.append((run_id, before))
+        return row
 
     def _keep_unread(self, table: str, column: str, row: str) -> None:
         """What cannot be read is about to be written over: whoever looks into it later is to find it."""
@@ -248,18 +276,29 @@ class Journal:
                 (hook.watch, hook.run_id, hook.state),
             )
             hook = replace(hook, id=cursor.lastrowid or 0)
+        if hook.run_id is None and hook.state is not HookState.OWED:
+            # Of hooks without a run nobody asks how they went; what there is to tell of them stands among the events.
+            self._connection.execute("DELETE FROM outbox WHERE id = ?", (hook.id,))
+            return hook
+        record = to_json(hook)
+        if hook.run_id is not None and len(record) > excerpt.PLAIN_HOOK_BYTES:
+            record = self._beside(hook.run_id, "outbox", hook, excerpt.of_hook(hook))
         self._connection.execute(
-            "UPDATE outbox SET state = ?, record = ? WHERE id = ?", (hook.state, to_json(hook).decode(), hook.id)
+            "UPDATE outbox SET state = ?, record = ? WHERE id = ?", (hook.state, record.decode(), hook.id)
         )
         return hook
 
     def _put_event(self, event: Event, at_us: int) -> Told:
         if not event.history:
             return Told(event, at_us)
+        record = to_json(event)
+        if len(record) > excerpt.PLAIN_EVENT_BYTES:
+            record = to_json(excerpt.of_event(event))
         cursor = self._connection.execute(
             "INSERT INTO event (at_us, name, watch, run, record) VALUES (?, ?, ?, ?, ?)",
-            (at_us, event.name, event.watch, event.play_uuid, to_json(event).decode()),
+            (at_us, event.name, event.watch, event.play_uuid, record.decode()),
         )
+        self._events_of_no_run += not event.play_uuid
         return Told(event, at_us, cursor.lastrowid)
 
     def swept_among(self, run_ids: Iterable[str]) -> tuple[str, ...]:
@@ -274,6 +313,7 @@ class Journal:
 
     def prune(self, now_us: int) -> int:
         """Forget closed runs beyond a year or 100,000, with their events and hooks. Returns how many."""
+        self._events_of_no_run = 0
         with self._transaction():
             year_ago_us = now_us - KEEP_US
             (last,) = self._connection.execute(_LAST_OLD_RUN, (year_ago_us, KEEP_ROWS)).fetchone()
@@ -322,10 +362,10 @@ class Journal:
         return self._runs("WHERE watch = ? ORDER BY seq DESC LIMIT ?", (watch, most))
 
     def unswept(self, watch: str | None = None) -> list[Run]:
-        """The runs whose directories still stand, newest first."""
+        """The runs whose directories still stand, newest first; of a long one the excerpt."""
         if watch is None:
-            return self._runs("WHERE swept = 0 ORDER BY +seq DESC")
-        return self._runs("WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,))
+            return self._runs("WHERE swept = 0 ORDER BY +seq DESC", whole=False)
+        return self._runs("WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,), whole=False)
 
     def run(self, prefix: str | None = None) -> Run:
         """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several."""
@@ -380,13 +420,28 @@ class Journal:
 
     def _hooks(self, which: str, values: Row = ()) -> list[OutboxEntry]:
         rows = self._rows(f"{_HOOKS} {which}", values)
-        found = (self._read(data, OutboxEntry, "outbox", str(row), watch=watch) for row, watch, data in rows)
+        found = (self._hook(*row) for row in rows)
         return [hook for hook in found if hook is not None]
 
-    def _runs(self, which: str, values: Row = ()) -> list[Run]:
+    def _hook(self, row: int, watch: str, data: bytes) -> OutboxEntry | None:
+        hook = self._read(data, OutboxEntry, "outbox", str(row), watch=watch)
+        whole = self._wholes.read(hook.run_id, data) if hook is not None and hook.run_id is not None else None
+        return hook if whole is None else self._read(whole, OutboxEntry, "outbox", str(row), watch=watch)
+
+    def _runs(self, which: str, values: Row = (), *, whole: bool = True) -> list[Run]:
         rows = self._rows(f"{_RUNS} {which}", values)
-        found = ((seq, self._read(data, Run, "run", row, watch=watch, run=row)) for seq, row, watch, data in rows)
+        found = ((seq, self._run(row, watch, data, whole=whole)) for seq, row, watch, data in rows)
         return [replace(run, seq=seq) for seq, run in found if run is not None]
+
+    def _run(self, row: str, watch: str, data: bytes, *, whole: bool) -> Run | None:
+        """The whole run, where that is still there. One that is open without it cannot go on, and counts as unread."""
+        run = self._read(data, Run, "run", row, watch=watch, run=row)
+        if run is None or not whole or name_in(data) is None:
+            return run
+        all_of_it = self._wholes.read(row, data)
+        if all_of_it is None and not run.is_open:
+            return run
+        return self._read(all_of_it or b"", Run, "run", row, watch=watch, run=row)
 
     def _read(
         self, data: bytes, kind: type[Record], table: str, row: str, *, watch: str = "", run: str = ""

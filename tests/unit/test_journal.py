@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from builders import BAD, DAY, NOW, OK, YEAR, closed, ended, later, owed, run, started, watch
+from builders import BAD, DAY, NOW, OK, YEAR, closed, ended, later, owed, run, started, step, trigger, watch
 from children import NOBODY, as_nobody, in_child
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from jetwatch.errors import JournalError, JournalNewer, UsageError
@@ -29,11 +33,12 @@ from jetwatch.events import (
     RowUnreadable,
     RunFinished,
     RunStarted,
+    StepFinished,
     StepStarted,
     Told,
 )
 from jetwatch.journal.journal import APPLICATION_ID, KEEP_ROWS, KEEP_US, Journal
-from jetwatch.records import AgentState, HookState, OutboxEntry, Outcome, Run, Stamp, WatchState
+from jetwatch.records import AgentState, Command, HookState, OutboxEntry, Outcome, Run, Stamp, WatchState
 
 STARTED = RunStarted(watch="web", play_uuid="run-1", trigger="check", attempt=1)
 CLEARED = Cleared(watch="web", by="root")
@@ -821,3 +826,126 @@ def test_a_migration_that_was_interrupted_is_begun_again(path: Path) -> None:
 
 if __name__ == "__main__":
     _write_for_ever(Path(sys.argv[1]))
+
+
+# --- long rows --------------------------------------------------------------------------------------------------------
+
+SEVEN = {f"k{number}": str(number) * 9_000 for number in range(1, 8)}
+
+
+def long_run(values: Mapping[str, str] = SEVEN, revision: str = "r" * 60_000, tail: str = "") -> Run:
+    """A closed run whose check and download said as much as they may."""
+    said = replace(OK, outputs=values, output_tail=tail)
+    steps = (ended("download", said), ended("play", said))
+    known: dict[str, Any] = {"previous_revision": revision, "applied_revision": revision}
+    return closed(
+        Outcome.OK, *steps, trigger=trigger(revision=revision, values=values), values=values, revision=revision, **known
+    )
+
+
+def sizes(path: Path, table: str) -> list[int]:
+    """The bytes of each row."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [size for (size,) in connection.execute(f"SELECT length(CAST(record AS BLOB)) FROM {table}")]
+
+
+def test_of_a_long_run_an_excerpt_is_kept_and_the_whole_beside_it(journal: Journal, path: Path) -> None:
+    """While its directory stands everything can be read; then every name, and 4 KiB of each value."""
+    whole = long_run()
+    hook = owed(id=0, values={"revision": "r" * 60_000}, outputs=whole.values)
+    told = replace(STARTED, revision="r" * 60_000)
+    _, (stored,) = journal.commit(change(told, runs=(whole,), hooks=(hook,)))
+    assert [replace(run, seq=0) for run in journal.runs()] == [whole]
+    assert journal.hooks_of("run-1") == [stored]
+    assert stored.outputs == SEVEN
+    assert max(sizes(path, "run")) < 40_000
+    assert max(sizes(path, "outbox") + sizes(path, "event")) < 4_000
+    directory = path.parent / "runs" / "run-1"
+    assert {file.stat().st_mode & 0o777 for file in directory.iterdir()} == {0o600}
+    assert directory.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(directory)
+    (left,) = journal.runs()
+    assert left.values == {name: f"{value[:4096]}…" for name, value in SEVEN.items()}
+    assert left.revision == "r" * 1024 + "…"
+    assert (left.outcome, left.steps[1].command) == (Outcome.OK, whole.steps[1].command)
+    (hook_left,) = journal.owed_hooks()
+    assert (hook_left.name, hook_left.command) == (hook.name, hook.command)
+
+
+TEXTS = st.one_of(st.text(max_size=200), st.sampled_from(["\x01", "é", "😀", "x"]).map(lambda each: each * 9_000))
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,40}", fullmatch=True), TEXTS, max_size=256),
+    st.sampled_from(["", "r", "\x01" * 20_000]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_row_of_a_run_is_longer_than_sixty_kilobytes(
+    values: dict[str, str], revision: str, has_long_name: bool
+) -> None:
+    """Whatever its commands said, and however many bytes a character takes."""
+    if has_long_name:
+        values = {**values, "n" * 60_000: "x"}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.db"
+        with closing(Journal.open(path)) as journal:
+            whole = long_run(values, revision, "\x01" * 4096)
+            hook = owed(id=0, values=dict.fromkeys(["revision", "previous_revision"], revision), outputs=values)
+            told = StepFinished(watch="web", play_uuid="run-1", step="play", ok=False, output_tail="\x01" * 4096)
+            journal.commit(change(told, replace(STARTED, revision=revision or None), runs=(whole,), hooks=(hook,)))
+            assert [replace(run, seq=0) for run in journal.runs()] == [whole]
+        assert max(sizes(path, "run")) < 60_000
+        assert max(sizes(path, "outbox")) < 20_000
+        assert max(sizes(path, "event")) < 12_000
+
+
+def test_a_row_and_what_lies_beside_it_always_fit(journal: Journal, path: Path) -> None:
+    """A change that was not written is not read, a change that was leaves one file, and what was before is gone."""
+    first, second = long_run(), long_run(revision="s" * 60_000)
+    journal.commit(change(runs=(first,)))
+    with pytest.raises(TypeError):
+        journal.commit(change(runs=(second,), watches=(watch(last_reason=object()),)))
+    assert [replace(run, seq=0) for run in journal.runs()] == [first]
+    journal.commit(change(runs=(second,)))
+    assert [replace(run, seq=0) for run in journal.runs()] == [second]
+    assert len(list((path.parent / "runs" / "run-1").iterdir())) == 1
+
+
+@pytest.mark.parametrize("harm", ["gone", "torn"])
+def test_an_open_run_without_its_whole_record_cannot_go_on(journal: Journal, path: Path, harm: str) -> None:
+    """Its commands would get a part of what they are to get: it counts as one that cannot be read."""
+    journal.commit(change(runs=(replace(long_run(), outcome=None),)))
+    (file,) = (path.parent / "runs" / "run-1").iterdir()
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    assert journal.open_runs() == []
+    assert [run.id for run in journal.unread_runs()] == ["run-1"]
+
+
+def test_what_is_configured_is_never_cut(journal: Journal, path: Path) -> None:
+    """However long: a run goes on with the very commands that it began with, and needs no file for them."""
+    long = Command(shell="true # " + "x" * 100_000)
+    each = run(step("play", command=long), values={"k": "v"})
+    journal.commit(change(runs=(each,)))
+    assert [replace(run, seq=0) for run in journal.runs()] == [each]
+    assert not (path.parent / "runs").exists()
+
+
+def test_hooks_of_no_run_are_forgotten_once_they_are_settled(journal: Journal, path: Path) -> None:
+    """A check that fails again and again, in a watch without runs, fills nothing."""
+    _, hooks = journal.commit(change(hooks=(owed(id=0, run_id=None), owed(id=0, run_id=None))))
+    states = (HookState.DELIVERED, HookState.ABANDONED)
+    journal.commit(change(hooks=tuple(replace(hook, state=state) for hook, state in zip(hooks, states, strict=True))))
+    assert sizes(path, "outbox") == []
+
+
+def test_events_of_no_run_are_pruned_without_any_run(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they come, not only when runs end."""
+    monkeypatch.setattr("jetwatch.journal.journal.KEEP_ROWS", 5)
+    monkeypatch.setattr("jetwatch.journal.journal._PRUNE_EVERY", 10)
+    for _ in range(35):
+        journal.commit(change(CLEARED))
+    assert [told.seq for told in history(journal)] == list(range(26, 36))
