@@ -20,13 +20,14 @@ from msgspec.structs import replace
 
 from jetwatch.content import git_modules, git_verify
 from jetwatch.content.git_command import Git, NotGiven, git_for, require_version
+from jetwatch.content.git_growth import Growth
 from jetwatch.content.git_store import COMMIT, Store, opened
 from jetwatch.content.git_tree import (
     MODULE,
     CacheBroken,
     Entry,
     Objects,
-    collected,
+    entries_of,
     head_of,
     names,
     subtree,
@@ -86,26 +87,36 @@ class GitSource:
         """Put the files of one commit into `staging`; what the cache has does not travel again."""
         if not COMMIT.fullmatch(revision):
             raise ContentStalled(f"expected a full commit id as revision, found {revision!r}")
-        told = _Told(progress)
-        git = replace(git_for(self._content, self._env), meanwhile=told.again)
+        git = git_for(self._content, self._env)
         require_version(git)
         try:
             with opened(git, revision, cache, staging) as store:
-                return self._fetch_twice(git, store, revision, staging, told)
+                return self._fetch_bounded(git, store, revision, staging, progress)
         except OSError as error:
             raise path_error(error, str(error.filename or staging)) from error
 
-    def _fetch_twice(self, git: Git, store: Store, revision: str, staging: Path, progress: Progress) -> Fetched:
+    def _fetch_bounded(self, git: Git, store: Store, revision: str, staging: Path, progress: Progress) -> Fetched:
+        """What is refused after it came has no place in a cache."""
+        told = _Told(progress, Growth(store.path, git.url, self._content.limits))
+        try:
+            return self._fetch_twice(replace(git, meanwhile=told.again), store, revision, staging, told)
+        except ContentStalled:
+            if store.lasting and told.growth.bytes():
+                store.remove()
+            raise
+
+    def _fetch_twice(self, git: Git, store: Store, revision: str, staging: Path, told: _Told) -> Fetched:
         """A cache that is broken is made anew, once."""
         try:
-            return self._fetch_once(git, store, revision, staging, progress)
+            return self._fetch_once(git, store, revision, staging, told)
         except CacheBroken as broken:
             if not store.lasting:
                 raise ContentRetry(f"{git.url}: {broken}") from broken
         _clear(staging)
         store.reset(git, revision)
+        told.growth.begin()
         try:
-            return self._fetch_once(git, store, revision, staging, progress)
+            return self._fetch_once(git, store, revision, staging, told)
         except CacheBroken as broken:
             raise ContentRetry(f"{git.url}: {broken}") from broken
 
@@ -128,9 +139,13 @@ class GitSource:
 
 
 class _Told:
-    """Passes progress on, and again while git is at work: so whoever has a deadline can end git by it."""
+    """Passes progress on, and again while git is at work: so whoever has a deadline can end git by it.
 
-    def __init__(self, progress: Progress) -> None:
+    What git brings meanwhile is measured each time.
+    """
+
+    def __init__(self, progress: Progress, growth: Growth) -> None:
+        self.growth = growth
         self._progress = progress
         self._last: tuple[int, int | None] = (0, None)
 
@@ -142,6 +157,7 @@ class _Told:
     def again(self) -> None:
         """Tell the same once more."""
         self._progress(*self._last)
+        self.growth.check()
 
 
 def remote_revision(git: Git, ref: str, deadline_s: float | None) -> tuple[str, str]:
@@ -217,7 +233,10 @@ class _Fetch(Struct):
             return frozenset()
         with Objects(git, self.store.path) as objects:
             tree, _ = head_of(objects, before)
-            return frozenset(entry.oid for entry in walk(objects, tree, self.content.limits))
+            try:
+                return frozenset(entry.oid for entry in walk(objects, tree, self.content.limits))
+            except ContentStalled:  # the limits were others then
+                return frozenset()
 
     def obtain(self, git: Git, revision: str, depth: int = 1) -> None:
         """Fetch the commit by its id; where a server does not give ids, fetch the ref and see whether it is that."""
@@ -246,7 +265,7 @@ class _Fetch(Struct):
         above = parts_of(wanted.above.rstrip(b"/") or b".", limits)
         with Objects(git, self.store.path) as objects:
             top, time_s = head_of(objects, wanted.revision)
-            entries = collected(objects, subtree(objects, top, wanted.subdir, wanted.revision), limits)
+            entries = list(walk(objects, subtree(objects, top, wanted.subdir, wanted.revision), limits))
             modules = [entry for entry in entries if entry.mode == MODULE]
             self.refuse_modules(wanted, modules)
             urls = self.module_urls(git, objects, top) if modules else {}
@@ -285,5 +304,5 @@ class _Fetch(Struct):
 
     def module_urls(self, git: Git, objects: Objects, top: str) -> Mapping[bytes, str]:
         """What `.gitmodules` says."""
-        blobs = [entry.oid for entry in walk(objects, top, self.content.limits) if entry.path == b".gitmodules"]
+        blobs = [entry.oid for entry in entries_of(objects, top) if entry.path == b".gitmodules"]
         return git_modules.urls_of(git, self.store.path, blobs[0]) if blobs else {}

@@ -24,8 +24,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
-from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled
-from jetwatch.content_records import shown_without
+from jetwatch.content.source import Content, ContentError, ContentRetry, ContentSlow, ContentStalled, Limits
+from jetwatch.content_records import SLOW_S, shown_without
 from jetwatch.locator import is_in_the_open
 
 MINIMUM_VERSION = (2, 34)
@@ -33,6 +33,12 @@ MINIMUM_VERSION = (2, 34)
 
 OUTPUT_BYTES = 4 << 20
 """Nothing that is asked for here answers with more; a server that says more is cut off."""
+
+CPU_S = 900
+"""More than half of the longest fetch no git has to compute: what asks for more is made to."""
+
+BESIDE_CONTENT_BYTES = 16 << 20
+"""Names, history and indexes: what may come with content of `limits.bytes`."""
 
 MEANWHILE_S = 1.0
 """How often somebody else is asked whether a command may go on."""
@@ -62,8 +68,6 @@ HARDENING = {
     "gc.autoPackLimit": "20",
     "gc.autoDetach": "false",
     "gc.pruneExpire": "now",
-    "http.lowSpeedLimit": "1000",
-    "http.lowSpeedTime": "30",
     # Only ssh keys can have signed: no other program is asked.
     "gpg.format": "ssh",
     "gpg.openpgp.program": "/bin/false",
@@ -78,6 +82,7 @@ _HOPELESS = re.compile(
     re.IGNORECASE,
 )
 _GONE = re.compile(r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref", re.IGNORECASE)
+_SLOW = re.compile(r"operation too slow", re.IGNORECASE)
 _NAME_UNKNOWN = re.compile(r"could ?n.t resolve|could not resolve|name or service not known|timed out", re.IGNORECASE)
 _NOISE = ("warning:", "hint:", "remote: Enumerating", "remote: Counting", "remote: Total", "From ")
 
@@ -90,6 +95,11 @@ class Ended(Struct, frozen=True):
     complaint: str
 
 
+def allowed_bytes(limits: Limits) -> int:
+    """How much a fetch may bring into a repository."""
+    return limits.total_bytes + BESIDE_CONTENT_BYTES
+
+
 class NotGiven(ContentRetry):
     """The server does not give this commit (or not by its id)."""
 
@@ -97,12 +107,14 @@ class NotGiven(ContentRetry):
 class Git(Struct, frozen=True):
     """The git command for one repository: where it is, and how to get in.
 
-    `meanwhile` is called now and then while a command runs; what it raises ends the command.
+    `meanwhile` is called now and then while a command runs; what it raises ends the command. `limits` bound what a
+    command may write into one file.
     """
 
     url: str
     env: Mapping[str, str]
     meanwhile: Callable[[], None] = lambda: None
+    limits: Limits = Limits()
 
     def __repr__(self) -> str:
         return shown_without(self, "env")
@@ -128,10 +140,25 @@ class Git(Struct, frozen=True):
         place = [f"--git-dir={repository}"] if repository else []
         command, *rest = words
         asking = [f"--upload-pack={_UPLOAD_PACK}"] if ask and self.scheme == "file" else []
-        return _run([*_GIT, *place, command, *asking, *rest], self, deadline_s)
+        return _run([*self.words, *place, command, *asking, *rest], self, deadline_s)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """How each git starts: no larger file, no longer computing, no dump of its memory."""
+        blocks = allowed_bytes(self.limits) // _BLOCK_BYTES + 1  # so one that met this bound can be told by its size
+        return (*_BOUNDED, str(blocks), str(CPU_S), *_GIT)
 
 
 _GIT = ("git", "--no-pager", "--literal-pathspecs")
+_BLOCK_BYTES = 512
+# Set by a shell, since a process with threads can set nothing for its child alone. What is less already stays.
+_BOUNDED = (
+    "/bin/sh",
+    "-c",
+    '{ ulimit -f "$1"; ulimit -t "$2"; ulimit -c 0; } 2>/dev/null; shift 2; exec "$@"',
+    "sh",
+)
+_NOT_FOUND = 127
 
 # Whose repository it is does not matter: the one in watch.yml is trusted to say what runs on this machine.
 _UPLOAD_PACK = "git -c safe.directory=* -c core.hooksPath=/dev/null upload-pack"
@@ -150,6 +177,7 @@ def git_for(content: Content, environ: Mapping[str, str] | None = None) -> Git:
     if any(letter.isspace() or not letter.isprintable() for letter in url) or parts.netloc.startswith("-"):
         raise ContentStalled(f"{content.url!r} is no URL of a git repository")
     settings = dict(HARDENING) | {f"protocol.{parts.scheme}.allow": "always"}
+    settings |= {"http.lowSpeedLimit": str(content.limits.min_speed_bytes_s), "http.lowSpeedTime": f"{SLOW_S:.0f}"}
     settings |= _http_settings(content, parts) if parts.scheme in {"http", "https"} else {}
     if content.allowed_signers:
         settings["gpg.ssh.allowedSignersFile"] = content.allowed_signers
@@ -165,7 +193,7 @@ def git_for(content: Content, environ: Mapping[str, str] | None = None) -> Git:
         env |= {"GIT_SSH_COMMAND": ssh_command(content), "GIT_SSH_VARIANT": "ssh"}
         if "@" not in parts.netloc and content.secrets.get("username"):
             url = parts._replace(netloc=f"{content.secrets['username']}@{parts.netloc}").geturl()
-    return Git(url, env)
+    return Git(url, env, limits=content.limits)
 
 
 def _http_settings(content: Content, parts: SplitResult) -> dict[str, str]:
@@ -240,7 +268,7 @@ def _run(argv: Sequence[str], git: Git, deadline_s: float | None) -> Ended:
             argv, env=git.env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0, cwd="/"
         )
     except FileNotFoundError as error:
-        raise ContentStalled("git is not on PATH: install it") from error
+        raise ContentStalled("there is no /bin/sh on this machine, which starts git within its limits") from error
     with there(process.stdout) as stdout, there(process.stderr) as stderr:
         try:
             out, complaint = _read_both(stdout, stderr, deadline_s, git.meanwhile)
@@ -249,6 +277,8 @@ def _run(argv: Sequence[str], git: Git, deadline_s: float | None) -> Ended:
             raise ContentRetry(f"{git.url}: no answer within {deadline_s or 0:g} s") from error
         finally:
             end_group(process)
+    if exit_code == _NOT_FOUND:
+        raise ContentStalled("git is not on PATH: install it")
     return Ended(exit_code, out, complaint.decode(errors="replace"))
 
 
@@ -295,15 +325,28 @@ def _read_both(
 
 def explained(url: str, ended: Ended) -> ContentError:
     """Say in one line what git complained about, and what is next: ask again, or call a person."""
+    if bound := _bound_met(ended):
+        return ContentStalled(f"{url}: {bound}")
     lines = [line for line in ended.complaint.splitlines() if line.strip() and not line.startswith(_NOISE)]
     text = "; ".join(_printable(line) for line in lines[:3]) or f"git ended with {ended.exit_code}"
     sentence = f"{url}: {text}"
     said = text.replace(url, "")  # an address may have any words in it
     if _GONE.search(said):
         return NotGiven(sentence)
+    if _SLOW.search(said):
+        return ContentSlow(f"{sentence} (`limits.min_speed`)")
     if _HOPELESS.search(said) and not _NAME_UNKNOWN.search(said):
         return ContentStalled(sentence)
     return ContentRetry(sentence)
+
+
+def _bound_met(ended: Ended) -> str:
+    """Which bound a git, or one that it started, was ended at; empty where it was none."""
+    if ended.exit_code == -signal.SIGXFSZ or f"died of signal {signal.SIGXFSZ.value}" in ended.complaint:
+        return "it sends more than the limit (`limits.bytes`)"
+    if ended.exit_code == -signal.SIGXCPU or f"died of signal {signal.SIGXCPU.value}" in ended.complaint:
+        return f"git had to compute for more than {CPU_S} s with what it sends: refused"
+    return ""
 
 
 def _printable(line: str) -> str:

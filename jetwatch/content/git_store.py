@@ -29,6 +29,9 @@ from jetwatch.content.source import ContentError
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+MOST_PACKS = 20
+"""Each fetch brings one."""
+
 # Said by git when what is in the store is not what it should be.
 _BROKEN = re.compile(
     r"corrupt|loose object|bad (tree|object|default revision|signature)|packfile|pack file|inflate|missing (blob|tree)"
@@ -93,9 +96,11 @@ class Store(Struct, frozen=True):
         words = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc", "--no-recurse-submodules"]
         try:
             git.run("fetch", *words, f"--depth={depth}", "--", git.url, name, repository=self.path, ask=True)
+            git.meanwhile()  # it may have been too quick to be asked
         except NotGiven:
             raise
         except ContentError as error:
+            git.meanwhile()  # git does not always say that it met the bound of a file
             if self.lasting and _BROKEN.search(str(error).replace(git.url, "")):
                 raise CacheBroken(str(error)) from error
             raise
@@ -112,8 +117,14 @@ class Store(Struct, frozen=True):
 
     def tidy(self, git: Git) -> None:
         """Now and then, drop what no remembered commit needs. That it fails is no reason to fail a fetch."""
-        if self.lasting and len(list(self.path.glob("objects/pack/*.pack"))) > 20:
-            git.try_run("gc", "--quiet", "--prune=now", repository=self.path)
+        if not self.lasting or len(list(self.path.glob("objects/pack/*.pack"))) <= MOST_PACKS:
+            return
+        try:
+            is_tidy = git.try_run("gc", "--quiet", "--prune=now", repository=self.path).exit_code == 0
+        except ContentError:
+            is_tidy = False
+        if not is_tidy:
+            self.remove()  # else it would grow for ever
 
 
 def _format_of(commit: str) -> str:

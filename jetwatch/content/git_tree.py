@@ -11,19 +11,23 @@ from __future__ import annotations
 import hashlib
 import stat
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 from msgspec import Struct
 
-from jetwatch.content.git_command import Git, end_group, there
+from jetwatch.content.git_command import MEANWHILE_S, Git, end_group, there
 from jetwatch.content.source import ContentStalled, Limits
-from jetwatch.content.staging import Parts, Staging, shown
+from jetwatch.content.staging import COMPONENT_BYTES, Parts, Staging, shown
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 64 << 20
 """No commit, tree, link or .gitmodules is larger; files are never held in memory."""
+NAMES_BYTES = 256 << 20
+"""All paths of a commit together, which are held in memory: a thousand times what large repositories have."""
 
 DIRECTORY, LINK, MODULE = 0o040000, 0o120000, 0o160000
 
@@ -45,7 +49,7 @@ class Objects:
 
     def __init__(self, git: Git, repository: Path) -> None:
         self._process = subprocess.Popen(
-            ["git", f"--git-dir={repository}", "cat-file", "--batch"],  # noqa: S607 - found on the watch's PATH
+            [*git.words, f"--git-dir={repository}", "cat-file", "--batch"],
             env=git.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,6 +57,7 @@ class Objects:
             process_group=0,
             cwd="/",
         )
+        self._meanwhile, self._asked_s = git.meanwhile, time.monotonic()
         self._questions, self._answers = there(self._process.stdin), there(self._process.stdout)
 
     def __enter__(self) -> Objects:
@@ -87,7 +92,10 @@ class Objects:
             raise CacheBroken(f"the {kind} {oid} is not what its name says")
 
     def _ask(self, oid: str, kind: str) -> int:
-        """Ask for an object; return its size."""
+        """Ask for an object; return its size. Now and then somebody else is asked whether to go on."""
+        if time.monotonic() - self._asked_s >= MEANWHILE_S:
+            self._asked_s = time.monotonic()
+            self._meanwhile()
         try:
             self._questions.write(f"{oid}\n".encode())
             self._questions.flush()
@@ -122,18 +130,45 @@ def subtree(objects: Objects, tree: str, subdir: str, commit: str) -> str:
     return tree
 
 
-def walk(objects: Objects, tree: str, limits: Limits, above: bytes = b"", depth: int = 1) -> Iterator[Entry]:
-    """Every file, link and submodule below a tree, each with its whole path."""
-    if depth > limits.depth:
-        raise ContentStalled(f"the name {shown(above)} is deeper than {limits.depth} directories")
-    for entry in entries_of(objects, tree):
+def walk(objects: Objects, tree: str, limits: Limits) -> Iterator[Entry]:
+    """Every file, link and submodule below a tree, each with its whole path.
+
+    All entries count, those of directories too, as soon as their tree is read: trees may name each other so that a few
+    of them are more directories than anybody could walk.
+    """
+    count, names_bytes = 0, 0
+    stack = [(b"", iter([Entry(b"", DIRECTORY, tree)]))]
+    while stack:
+        above, entries = stack[-1]
+        entry = next(entries, None)
+        if entry is None:
+            stack.pop()
+            continue
         path = above + entry.path
-        if b"/" in entry.path or entry.path.lower() in {b".git", b"..", b"."}:
-            raise ContentStalled(f"the name {shown(path)} is none that git makes: refused")
-        if entry.mode == DIRECTORY:
-            yield from walk(objects, entry.oid, limits, path + b"/", depth + 1)
-        else:
+        if entry.mode != DIRECTORY:
             yield Entry(path, entry.mode, entry.oid)
+            continue
+        if len(stack) > limits.depth:
+            raise ContentStalled(f"the name {shown(path + b'/')} is deeper than {limits.depth} directories")
+        prefix = path + b"/" if path else b""
+        found = list(islice(_checked(entries_of(objects, entry.oid), prefix), limits.entries - count + 1))
+        count += len(found)
+        names_bytes += sum(len(prefix) + len(each.path) for each in found)
+        if count > limits.entries:
+            raise ContentStalled(f"{shown(prefix + found[-1].path)}: more than {limits.entries} entries")
+        if names_bytes > NAMES_BYTES:
+            raise ContentStalled(f"{shown(path)}: more than {NAMES_BYTES} bytes of names")
+        stack.append((prefix, iter(found)))
+
+
+def _checked(entries: Iterator[Entry], above: bytes) -> Iterator[Entry]:
+    """The same. Raises ContentStalled for a name that no git makes, or that no file system takes."""
+    for entry in entries:
+        if b"/" in entry.path or entry.path.lower() in {b".git", b"..", b"."}:
+            raise ContentStalled(f"the name {shown(above + entry.path)} is none that git makes: refused")
+        if len(entry.path) > COMPONENT_BYTES:
+            raise ContentStalled(f"the name {shown(above + entry.path)} has a part longer than {COMPONENT_BYTES} bytes")
+        yield entry
 
 
 def entries_of(objects: Objects, tree: str) -> Iterator[Entry]:
@@ -146,16 +181,6 @@ def entries_of(objects: Objects, tree: str) -> Iterator[Entry]:
         oid = content[nul + 1 : nul + 1 + width].hex()
         yield Entry(content[space + 1 : nul], int(content[at:space], 8), oid)
         at = nul + 1 + width
-
-
-def collected(objects: Objects, tree: str, limits: Limits) -> list[Entry]:
-    """All entries of a tree; the limit counts them before one is written."""
-    found: list[Entry] = []
-    for entry in walk(objects, tree, limits):
-        if len(found) >= limits.entries:
-            raise ContentStalled(f"{shown(entry.path)}: more than {limits.entries} entries")
-        found.append(entry)
-    return found
 
 
 def write(objects: Objects, entry: Entry, parts: Parts, staging: Staging, time_s: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from jetwatch.content import git_command
 from jetwatch.content.fetch import fetch
 from jetwatch.content.git import GitSource
 from jetwatch.content.git_command import git_for
+from jetwatch.content.git_growth import Growth
 from jetwatch.content.source import (
     Content,
     ContentError,
@@ -499,6 +501,92 @@ def test_limits_are_kept_by_name(repository: Repository, tmp_path: Path) -> None
         directory.mkdir()
         with pytest.raises(ContentStalled, match=f"'.*{said}"):
             fetched(repository.source(limits=limits), directory)
+
+
+def test_a_pack_beyond_the_limit_is_cut_off_while_it_comes(repository: Repository, tmp_path: Path) -> None:
+    """Not only when its files are written; and the cache is no place for it."""
+    from jetwatch.content.source import Limits
+
+    source = repository.source(limits=Limits(total_bytes=1 << 20))
+    (tmp_path / "first").mkdir()
+    source.fetch(revision(source), tmp_path / "first", tmp_path / "cache", silent)
+    repository.put({"large": os.urandom(2 * git_command.BESIDE_CONTENT_BYTES)})
+    (tmp_path / "second").mkdir()
+    with pytest.raises(ContentStalled, match=r"more than the limit.*`limits\.bytes`"):
+        source.fetch(revision(source), tmp_path / "second", tmp_path / "cache", silent)
+    assert not (tmp_path / "cache/git").exists()
+
+
+def test_packs_that_are_too_many_together_are_refused(tmp_path: Path) -> None:
+    """What was there before does not count, what came since does."""
+    from jetwatch.content.source import Limits
+
+    pack = tmp_path / "objects/pack"
+    pack.mkdir(parents=True)
+    (pack / "before").write_bytes(bytes(1000))
+    growth = Growth(tmp_path, "git+file:///x", Limits(total_bytes=0))
+    os.truncate(pack / "before", 1000 + git_command.BESIDE_CONTENT_BYTES)
+    growth.check()
+    (pack / "more").write_bytes(b"x")
+    with pytest.raises(ContentStalled, match="the limit of 0 bytes"):
+        growth.check()
+
+
+def test_trees_that_are_more_directories_than_anybody_could_walk_are_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Forty objects that stand for 10**39 directories without a file; and they do not stay in the cache."""
+    from jetwatch.content.source import Limits
+
+    folder = repository.raw("tree", b"100644 f\0" + bytes.fromhex(repository.raw("blob", b"")))
+    for _ in range(39):
+        entries = (b"40000 %d\0" % number + bytes.fromhex(folder) for number in range(10))
+        folder = repository.raw("tree", b"".join(entries))
+    commit = repository.publish_tree(b"40000 top\0" + bytes.fromhex(folder))
+    (tmp_path / "into").mkdir()
+    with pytest.raises(ContentStalled, match=r"'top/.*more than 10000 entries"):
+        repository.source(limits=Limits(entries=10_000)).fetch(commit, tmp_path / "into", tmp_path / "cache", silent)
+    assert not (tmp_path / "cache/git").exists()
+
+
+def test_a_name_that_no_file_system_takes_is_refused_before_it_is_kept_in_memory(
+    repository: Repository, target: Path
+) -> None:
+    """A tree may hold one of megabytes."""
+    blob = bytes.fromhex(repository.raw("blob", b""))
+    commit = repository.publish_tree(b"100644 " + b"n" * 300 + b"\0" + blob)
+    with pytest.raises(ContentStalled, match="longer than 255 bytes"):
+        repository.source().fetch(commit, target, None, silent)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "complaint", "said"),
+    [
+        (-25, "", r"limits\.bytes"),
+        (128, "error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output", r"limits\.bytes"),
+        (-24, "", "compute for more than 900 s"),
+        (128, "error: index-pack died of signal 24\nfatal: fetch-pack: invalid index-pack output", "compute for more"),
+    ],
+)
+def test_a_git_that_met_a_bound_needs_a_person(exit_code: int, complaint: str, said: str) -> None:
+    """Asking again would cost the same again."""
+    error = git_command.explained("git+https://host/x", git_command.Ended(exit_code, b"", complaint))
+    assert isinstance(error, ContentStalled)
+    assert re.search(said, str(error))
+
+
+def test_every_git_runs_within_its_bounds(repository: Repository, tmp_path: Path) -> None:
+    """The largest file, the time to compute, no dump of memory; also where less was allowed already."""
+    from jetwatch.content.source import Limits
+
+    (tmp_path / "git").write_text("#!/bin/sh\ncat /proc/self/limits\n")
+    (tmp_path / "git").chmod(0o755)
+    content = content_of(repository.url, ref="main", limits=Limits(total_bytes=1 << 20))
+    printed = git_for(content, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).run("version").decode()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in printed.splitlines()}
+    assert soft["Max file size"] == str((1 << 20) + git_command.BESIDE_CONTENT_BYTES + 512)
+    assert soft["Max cpu time"] == str(git_command.CPU_S)
+    assert soft["Max core file size"] == "0"
 
 
 def test_a_forced_push_during_the_fetch_is_no_other_revision(repository: Repository, target: Path) -> None:
