@@ -109,32 +109,44 @@ class DirectorySource:
             root = os.open(self._root, _ENTER)
         except OSError as error:
             raise path_error(error, self._root) from None
-        try:
-            self._walk(root, (), checksum, items)
-        finally:
-            os.close(root)
+        self._walk(root, checksum, items)
         if not any(not stat.S_ISDIR(item.mode) for item in items):
             raise ContentRetry(f"{self._root}: nothing there yet (no file in it); is it mounted?")
         return sorted(items)
 
-    def _walk(self, descriptor: int, above: Parts, checksum: bool, items: list[Item]) -> None:
+    def _walk(self, root: int, checksum: bool, items: list[Item]) -> None:
+        """Everything below the descriptor `root`, which is closed. As many are open as there are levels."""
+        way: list[tuple[int, Parts, list[Parts]]] = [(root, (), [])]
         try:
-            with os.scandir(descriptor) as entries:
-                names = [os.fsencode(entry.name) for entry in entries]
-            for name in names:
-                parts = parts_of(b"/".join((*above, name)), self._content.limits)
+            way[0][2].extend(self._directory(root, (), checksum, items))
+            while way:
+                descriptor, _, waiting = way[-1]
+                if waiting:
+                    parts = waiting.pop()
+                    inner = os.open(parts[-1], _ENTER | os.O_NOFOLLOW, dir_fd=descriptor)
+                    way.append((inner, parts, []))
+                    way[-1][2].extend(self._directory(inner, parts, checksum, items))
+                else:
+                    os.close(way.pop()[0])
+        except OSError as error:
+            raise path_error(error, self._root / os.fsdecode(b"/".join(way[-1][1]))) from None
+        finally:
+            for descriptor, _, _ in way:
+                os.close(descriptor)
+
+    def _directory(self, descriptor: int, above: Parts, checksum: bool, items: list[Item]) -> list[Parts]:
+        """Append what is in one directory; returns the directories among it."""
+        folders = []
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                parts = parts_of(b"/".join((*above, os.fsencode(entry.name))), self._content.limits)
                 item = self._item(descriptor, parts, checksum)
                 items.append(item)
                 if len(items) > self._content.limits.entries:
                     raise ContentStalled(f"{self._root}: more than {self._content.limits.entries} entries")
                 if stat.S_ISDIR(item.mode):
-                    inner = os.open(name, _ENTER | os.O_NOFOLLOW, dir_fd=descriptor)
-                    try:
-                        self._walk(inner, parts, checksum, items)
-                    finally:
-                        os.close(inner)
-        except OSError as error:
-            raise path_error(error, self._root / os.fsdecode(b"/".join(above))) from None
+                    folders.append(parts)
+        return folders
 
     def _item(self, descriptor: int, parts: Parts, checksum: bool) -> Item:
         name = parts[-1]

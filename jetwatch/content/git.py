@@ -11,13 +11,13 @@ somebody who can write to the server can neither make a revision nor bring back 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from jetwatch import trees
 from jetwatch.content import git_modules, git_verify
 from jetwatch.content.git_command import Git, NotGiven, git_for, require_version
 from jetwatch.content.git_growth import Growth
@@ -195,7 +195,7 @@ def _clear(directory: Path) -> None:
     """Take away what a fetch wrote before it met a broken cache."""
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            trees.remove(entry)
         else:
             entry.unlink()
 

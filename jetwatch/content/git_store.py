@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch import trees
 from jetwatch.content.cache import make_private
 from jetwatch.content.git_command import Git, NotGiven
 from jetwatch.content.git_tree import CacheBroken
@@ -76,7 +76,8 @@ class Store(Struct, frozen=True):
     def remove(self) -> None:
         """Take it away, or whatever stands in its place; no link is followed."""
         if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                trees.remove(self.path)
         else:
             self.path.unlink(missing_ok=True)
 
@@ -145,7 +146,8 @@ def opened(git: Git, commit: str, cache: Path | None, staging: Path) -> Iterator
             store.reset(git, commit)
             yield store
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                trees.remove(place)
         return
     make_private(cache)
     with _locked(cache / "git.lock"):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jetwatch import trees
 from jetwatch.content.source import ContentStalled
 
 LINKS = 40
@@ -135,10 +136,9 @@ def names(fd: int) -> list[str]:
 
 def remove_below(fd: int) -> None:
     """Take away all that lies in an open directory, following no link. What cannot go stays."""
-    import shutil
-
     for name in names(fd):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except OSError:
-            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+        with contextlib.suppress(OSError):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except OSError:
+                trees.remove(name, dir_fd=fd)

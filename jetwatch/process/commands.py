@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from jetwatch import trees
 from jetwatch.errors import CommandNotStarted
 from jetwatch.mounts import read_mounts
 from jetwatch.process import launch
@@ -27,8 +29,12 @@ from jetwatch.process.place import Place
 from jetwatch.process.prepare import Start, Surroundings, environment, prepare, user_ids, write_env_file
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId, Sight
 from jetwatch.statedir import StateDir
+from jetwatch.trees import SLICE
 
 _TRASH = ".trash."
+_GONE = ""
+_MOST_SLICES = 500
+"""Ten million entries of one run at one time: then somebody fills its directory as fast as it is emptied."""
 _STEPS = ("download", "play")
 
 Variables = Mapping[str, str | Mapping[str, str]]
@@ -229,30 +235,37 @@ class Commands:
     def forget_secrets(self, run_id: str) -> None:
         """Remove them: the run needs them no more."""
         secrets = self._layout.run(run_id) / "secrets"
-        if secrets.exists():
-            _rmtree(secrets, ignore_errors=True)
         with suppress(OSError):
+            trees.remove(secrets)
             self._layout.run(run_id).rmdir()  # where there was nothing else
 
     def forget_try(self, directory: Path) -> None:
         """Remove the directory of a hook that belongs to no run."""
         entry, attempt = directory.name.split(".")
         self._forget_outputs(f"hook-{entry}.*.{attempt}")
-        _rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            trees.remove(directory)
 
     def run_size_bytes(self, run_id: str) -> int:
         """What the run's directories take on disk. Blocks."""
-        return _tree_bytes(self._layout.run(run_id)) + _tree_bytes(self._layout.download(run_id))
+        return trees.size_bytes(self._layout.run(run_id)) + trees.size_bytes(self._layout.download(run_id))
 
     def sweep(self, run_ids: Iterable[str]) -> list[tuple[str, str]]:
-        """Remove the directories of these runs. Blocks. Returns those that had to stay, with the reason."""
+        """Remove the directories of these runs. Blocks. Returns those that had to stay, with the reason.
+
+        A slice of each in turn: a huge one, and one that somebody goes on filling, keep no other waiting.
+        """
+        ids = tuple(run_ids)
         refused = []
-        for run_id in run_ids:
-            for home in self._homes():
-                for path in (home / f"{_TRASH}{run_id}", home / run_id):
-                    reason = _remove_tree(path)
-                    if reason is not None:
-                        refused.append((str(path), reason))
+        waiting = deque((home / run_id, _MOST_SLICES) for run_id in ids for home in self._homes())
+        while waiting:
+            path, slices = waiting.popleft()
+            reason = _remove_slice(path) if slices else f"it is still filled, after {_MOST_SLICES * SLICE} entries"
+            if reason is None:
+                waiting.append((path, slices - 1))
+            elif reason:
+                refused.append((str(path), reason))
+        for run_id in ids:
             self._forget_outputs(f"{run_id}.*")
         self._place.sweep()
         return refused
@@ -358,47 +371,36 @@ def _step_directories(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_STEPS.index(path.stem), int(path.suffix[1:])))
 
 
-def _tree_bytes(top: Path) -> int:
-    """What the files below take on their disk; other file systems mounted there are not entered."""
-    total = 0
-    try:
-        for _, folders, names, folder_fd in os.fwalk(top):
-            device = os.fstat(folder_fd).st_dev
-            folders[:] = [name for name in folders if (status := _status(name, folder_fd)) and status.st_dev == device]
-            total += sum(status.st_blocks * 512 for name in names if (status := _status(name, folder_fd)))
-    except OSError:
-        return total  # it was never made, or is being removed
-    return total
+def _remove_tree(path: Path) -> None:
+    """Remove a directory as a whole, or as much of it as can go."""
+    while _remove_slice(path) is None:
+        continue
 
 
-def _status(name: str, folder_fd: int) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except OSError:
-        return None
+def _remove_slice(path: Path) -> str | None:
+    """Rename a directory out of sight, then remove a slice of it by descriptors.
 
-
-def _rmtree(path: Path, *, ignore_errors: bool = False) -> None:
-    """That of shutil, which brings three compressors along: loaded when something is to go for the first time."""
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=ignore_errors)
-
-
-def _remove_tree(path: Path) -> str | None:
-    """Rename out of sight, then remove by directory descriptors. Returns why it must stay."""
-    if not path.is_dir() or path.is_symlink():
-        return None
-    reason = _why_keep(path)
+    Returns None when there is more to do, why it must stay, or nothing when it is gone.
+    """
+    trash = path.with_name(f"{_TRASH}{path.name}")
+    place = trash if trash.is_dir() else path
+    if place.is_symlink() or not place.is_dir():
+        return _GONE
+    reason = _why_keep(place)
     if reason is not None:
         return reason
-    trash = path if path.name.startswith(_TRASH) else path.with_name(f"{_TRASH}{path.name}")
     try:
-        path.rename(trash)
-        _rmtree(trash)
+        if place != trash:
+            place.rename(trash)
+        trees.remove_some(trash)
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        return f"{trash}: {_visible(error.filename)}: {error.strerror}"
     return None
+
+
+def _visible(name: object) -> str:
+    """A name that a stranger chose, as one line of text."""
+    return repr(os.fsdecode(name))[1:-1] if isinstance(name, str | bytes) else ""
 
 
 def _why_keep(path: Path) -> str | None:

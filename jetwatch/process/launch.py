@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from jetwatch import interpreter, packaged
+from jetwatch import interpreter, packaged, trees
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
 from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
@@ -29,6 +29,7 @@ from jetwatch.records import FORMAT, CommandResult, CommandSpec, Evidence, Proce
 
 _PROGRAM = (
     "bounded.py",
+    "trees.py",
     "process/__init__.py",
     "process/output.py",
     "process/tail.py",
@@ -64,10 +65,7 @@ def install(shim_root: Path) -> Path:
     if target.is_dir():
         return target
     building = shim_root / f"{digest}.new"
-    if building.exists():
-        import shutil
-
-        shutil.rmtree(building, ignore_errors=True)
+    trees.remove(building)  # an agent was killed while it copied
     for folder in (building, building / "jetwatch", building / "jetwatch" / "process"):
         folder.mkdir(mode=0o700)
     _write_private(building / "jetwatch" / "__init__.py", b"")

@@ -19,6 +19,7 @@ import time
 from _thread import allocate_lock  # that of threading, which a supervisor does without
 
 from jetwatch.bounded import read_proc
+from jetwatch.trees import remove_some, visit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -272,11 +273,12 @@ class Family:
         if self.cgroup is None:
             return set()
         found: set[int] = set()
-        for folder, _, _ in os.walk(self.cgroup):
-            try:
-                found.update(map(int, read_proc(f"{folder}/cgroup.procs", _MEMBERS_BYTES).split()))
-            except OSError:
-                continue  # removed meanwhile, or a group of threads
+
+        def ask(group: int) -> None:
+            """Raises OSError for a group of threads, in which there are none either."""
+            found.update(map(int, read_proc(f"/proc/self/fd/{group}/cgroup.procs", _MEMBERS_BYTES).split()))
+
+        visit(self.cgroup, on_folder=ask)
         return found
 
     def _has_session(self) -> bool:
@@ -392,9 +394,9 @@ def _tell(path: str, text: str) -> None:
 
 def remove_cgroup(path: str) -> None:
     """Remove a cgroup that nobody is in, with all below it, and the one above it if that is empty then."""
-    folders = [folder for folder, _, _ in os.walk(path, topdown=False)]
-    for folder in (*folders, os.path.dirname(path)):
-        try:
-            os.rmdir(folder)
-        except OSError:
-            continue  # somebody lives there, or it is gone
+    try:
+        while not remove_some(path, files=False):
+            continue
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        return  # somebody lives there, or it is gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from msgspec.structs import replace
 from waiting import until
 from workbench import NOBODY, Workbench, need, need_root, tmpfs
 
-from jetwatch import statedir
+from jetwatch import statedir, trees
 from jetwatch.errors import CommandNotStarted
+from jetwatch.process import commands
 from jetwatch.process.commands import Commands
 from jetwatch.process.output import Writer
 from jetwatch.process.place import Place, find_place
@@ -445,6 +447,29 @@ def test_what_cannot_be_removed_is_told_and_tried_again(house: House) -> None:
     subprocess.run(["chattr", "-i", trash / "deep" / "file"], check=True)
     assert house.commands.sweep([RUN]) == []
     assert list(house.layout.downloads.iterdir()) == []
+
+
+def test_a_run_that_left_a_tree_of_any_depth_is_measured_and_swept(house: House) -> None:
+    """A play may make directories in each other for as long as it runs."""
+    download, _ = left(house)
+    script = f"import os; os.chdir({str(download)!r}); [(os.mkdir('d'), os.chdir('d')) for _ in range(2_000)]"
+    subprocess.run([sys.executable, "-I", "-c", script], check=True)
+    assert house.commands.run_size_bytes(RUN) >= 0
+    assert house.commands.sweep([RUN]) == []
+    assert not download.exists()
+
+
+def test_a_huge_run_keeps_no_other_waiting(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are removed a slice of each in turn, and one that does not come to its end is told."""
+    monkeypatch.setattr(commands, "_MOST_SLICES", 3)
+    remove_some = trees.remove_some
+    monkeypatch.setattr(trees, "remove_some", lambda path: RUN not in str(path) and remove_some(path))
+    download, run = left(house)
+    others = left(house, OTHER)
+    refused = house.commands.sweep([RUN, OTHER])
+    assert [path for path, _ in refused] == [str(download), str(run)]
+    assert all("still filled" in reason for _, reason in refused)
+    assert not any(path.exists() for path in others)
 
 
 def test_leftovers_are_named_by_their_runs(house: House) -> None:
