@@ -118,7 +118,7 @@ class Command(Struct, frozen=True):
 
     Exactly one of `words` (templates of argv) and `shell` (text for `/bin/sh -c`, never a template) is set.
     `env` holds plain values; `env_files` name private files that are read anew for each start; `inherits` are patterns
-    of names whose values are the agent's own, where it has them.
+    of names whose values are the agent's own, where it has them. `capabilities` None: all that its account has.
     """
 
     words: tuple[str, ...] | None = None
@@ -132,6 +132,8 @@ class Command(Struct, frozen=True):
     umask: int | None = None
     nice: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    no_new_privileges: bool = False
+    capabilities: tuple[str, ...] | None = None
     timeout_s: float = 60.0
     grace_s: float = 10.0
     ok_exit_codes: tuple[int, ...] = (0,)
@@ -145,7 +147,7 @@ class CommandSpec(Struct, frozen=True):
     `outputs_path` is the command's JETWATCH_OUTPUT file. `limits` are `RLIMIT_` names in lower case. `secret_names` are
     the names in `env` whose values are masked in `CommandResult.output_tail`. A `cwd` that is not given is the agent's,
     or `/` where its user may not go there. `open_files`: the soft limit that was the agent's before it raised its own
-    (None: as it is).
+    (None: as it is). `capabilities`: the bits of what it has, and may get at most (None: what its account has).
     """
 
     step_id: str
@@ -167,6 +169,8 @@ class CommandSpec(Struct, frozen=True):
     cwd_is_given: bool = True
     cgroup: str | None = None
     open_files: int | None = None
+    no_new_privileges: bool = False
+    capabilities: int | None = None
     format: int = FORMAT
 
 

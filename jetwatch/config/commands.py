@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from jetwatch import words
 from jetwatch.config.model import Timeouts
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
-from jetwatch.config.scalars import Believed, Choice, Integer, Kind, Location, Mask, Text
+from jetwatch.config.scalars import Believed, Boolean, Capability, Choice, Integer, Kind, Location, Mask, Text
 from jetwatch.config.tables import Key, OneOrMany, Pairs, object_schema, read_keys
 from jetwatch.config.times import Duration
 from jetwatch.errors import WordError
@@ -61,6 +61,18 @@ SHARED_KEYS = (
         Pairs("[a-z]+", Integer(-1, 2**63 - 1, "unlimited"), _LIMITS),
         "Resource limits (setrlimit) by name in lower case: a number, or `unlimited`.",
         default_text="the agent's",
+    ),
+    Key(
+        "no_new_privileges",
+        Boolean(),
+        "No program that it starts gets a right that it has not: by no setuid bit (`sudo`), no file's capability.",
+        default_text="`false`",
+    ),
+    Key(
+        "capabilities",
+        OneOrMany(Capability()),
+        "What it has, and what it and all that it starts can get at most (`[]`: none). The agent must have it itself.",
+        default_text="root: the agent's; another `user`: none",
     ),
 )
 """What a watch says for all its commands, and a command for itself."""
@@ -278,6 +290,8 @@ def finish(draft: Draft, shared: Shared, notes: Notes) -> tuple[Command, dict[st
         umask=said.get("umask"),
         nice=said.get("nice"),
         limits={**shared.values.get("limits", {}), **draft.own.get("limits", {})},
+        no_new_privileges=said.get("no_new_privileges", False),
+        capabilities=said.get("capabilities"),
         timeout_s=draft.own.get("timeout", getattr(shared.timeouts, draft.slot.timeout)),
         grace_s=shared.timeouts.grace_s,
         ok_exit_codes=tuple(draft.own.get("ok_exit_codes", (0,))),

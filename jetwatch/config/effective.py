@@ -91,12 +91,15 @@ def _command(slot: Slot, command: Command, secrets: Any, alarm: Alarm, shown: Sh
         "umask": command.umask,
         "nice": command.nice,
         "limits": command.limits,
+        "no_new_privileges": command.no_new_privileges or None,
+        "capabilities": command.capabilities,
         "ok_exit_codes": command.ok_exit_codes,
     }
     keys = [key for key in command_keys(slot) if not key.refusal]
-    return {
-        key.name: shown(key.kind, values[key.name]) for key in keys if values[key.name] not in (None, "", (), [], {})
-    }
+    said = [key for key in keys if values[key.name] not in (None, "", (), [], {})]
+    # An empty list of capabilities says something: none.
+    said += [key for key in keys if key.name == "capabilities" and values[key.name] == ()]
+    return {key.name: shown(key.kind, values[key.name]) for key in said}
 
 
 def _without_user(text: str) -> str:

@@ -22,7 +22,7 @@ from msgspec import Struct, field
 from msgspec.structs import asdict, replace
 
 from jetwatch.config import nodes, yaml_file
-from jetwatch.config.commands import DOWNLOAD, Draft, Shared, alarm, finish
+from jetwatch.config.commands import DOWNLOAD, SHARED_KEYS, Draft, Shared, alarm, finish
 from jetwatch.config.content import fetch_command
 from jetwatch.config.keys import AGENT_KEYS, AGENT_NAMES, HOOKS, NAME_PATTERN, WATCH_KEYS, WATCH_NAMES
 from jetwatch.config.model import Retry, Settings, Timeouts, WatchSettings, Window
@@ -36,7 +36,7 @@ _FORMS = frozenset({"watches", "defaults"})
 _MERGED = frozenset(
     name for key in WATCH_KEYS if isinstance(key.kind, Table | Pairs | Either) for name in (key.name, *key.aliases)
 )
-_SHARED_FIELDS = ("env", "env_file", "cwd", "user", "group", "umask", "nice", "limits")
+_SHARED_FIELDS = tuple(key.field for key in SHARED_KEYS)
 _PLAIN_FIELDS = (
     "check_interval_s", "schedule", "timezone", "splay_s", "phase", "reapply_s", "exclusive", "retain", "disk_reserve",
     "content",

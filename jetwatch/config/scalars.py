@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from jetwatch.capabilities import NAMES
 from jetwatch.config.nodes import Node, Notes, Scalar
 
 NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
@@ -245,6 +246,26 @@ class Choice(Plain, frozen=True):
     def schema(self) -> dict[str, Any]:
         """The words."""
         return {"enum": [str(word) for word in self.words]}
+
+
+class Capability(Plain, frozen=True):
+    """The name of a capability, in full or without `CAP_`."""
+
+    what = "the name of a capability (capabilities(7)) such as `CAP_NET_BIND_SERVICE` or `net_bind_service`"
+
+    def parse(self, text: str) -> str:
+        """The name in full."""
+        name = text if text in NAMES else _BY_SHORT_NAME.get(text)
+        if name is None:
+            raise ValueError
+        return name
+
+    def schema(self) -> dict[str, Any]:
+        """Both forms of each."""
+        return {"type": "string", "pattern": f"^({'|'.join([*NAMES, *_BY_SHORT_NAME])})$"}
+
+
+_BY_SHORT_NAME = {name.removeprefix("CAP_").lower(): name for name in NAMES}
 
 
 class Text(Plain, frozen=True):

@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 
-from jetwatch.process import tree
+from jetwatch.process import privileges, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class Program:
         self.groups = None if spec.groups is None else list(spec.groups)
         self.gid = spec.gid
         self.uid = spec.uid
+        self.is_other_account = spec.uid is not None and spec.uid != os.geteuid()
+        self.capabilities = spec.capabilities
+        self.no_new_privileges = spec.no_new_privileges
         self.limits = list(_limits(spec))
         self.brand = (tree.Mark(spec.mark).brand, tree.hard_limit_of_brands())
 
@@ -110,13 +113,8 @@ def become(program: Program, *, output_fd: int, error_fd: int, gate_fd: int, is_
         if program.nice is not None:
             os.setpriority(os.PRIO_PROCESS, 0, program.nice)
         os.umask(program.umask)
-        stage = b"user"
-        if program.groups is not None:
-            os.setgroups(program.groups)
-        if program.gid is not None:
-            os.setresgid(program.gid, program.gid, program.gid)
-        if program.uid is not None:
-            os.setresuid(program.uid, program.uid, program.uid)
+        for stage, give_up in _RIGHTS:  # noqa: B007 - the name of what fails
+            give_up(program)
         stage = b"cwd"
         _enter(program)
         stage = b"exec"
@@ -170,6 +168,48 @@ def _enter(program: Program) -> None:
         if program.cwd_is_given:
             raise
         os.chdir("/")
+
+
+def _leave_keys(program: Program) -> None:
+    """Before the user changes, so that no quota of this user's can have it keep the agent's."""
+    if program.is_other_account:
+        privileges.leave_session_keyring()
+
+
+def _bound_capabilities(program: Program) -> None:
+    """Before the user changes: afterwards it would not be permitted."""
+    if program.capabilities is not None:
+        privileges.bound(program.capabilities)
+        privileges.keep_over_change_of_user()
+
+
+def _change_user(program: Program) -> None:
+    if program.groups is not None:
+        os.setgroups(program.groups)
+    if program.gid is not None:
+        os.setresgid(program.gid, program.gid, program.gid)
+    if program.uid is not None:
+        os.setresuid(program.uid, program.uid, program.uid)
+
+
+def _keep_what_was_asked_for(program: Program) -> None:
+    """Said in any case to another account: how the kernel would have it hangs on the bits that secure the agent."""
+    if program.is_other_account:
+        privileges.own_session_keyring()
+        privileges.have(program.capabilities or 0, inherited=True)
+    elif program.capabilities is not None:
+        privileges.have(program.capabilities, inherited=False)
+    if program.no_new_privileges:
+        privileges.get_no_more()
+
+
+_RIGHTS = (
+    (b"keyring", _leave_keys),
+    (b"capabilities", _bound_capabilities),
+    (b"user", _change_user),
+    (b"capabilities", _keep_what_was_asked_for),
+)
+"""What is given up, in this order, each with the name of its stage."""
 
 
 def _connect(output_fd: int) -> None:
@@ -237,6 +277,8 @@ _EXEC_REASONS = {
 _CODES = {
     "cwd": "bad_cwd",
     "user": "bad_user",
+    "keyring": "bad_keyring",
+    "capabilities": "bad_capabilities",
     "limits": "bad_limits",
     "nice": "bad_nice",
     "outputs": "bad_outputs_file",
@@ -261,6 +303,8 @@ def _why(spec: CommandSpec, stage: str, number: int, text: str) -> tuple[str, st
     subject = {
         "cwd": f"cwd {spec.cwd}",
         "user": f"to run as uid {spec.uid}, gid {spec.gid}",
+        "keyring": "a session keyring of its own",
+        "capabilities": f"to limit capabilities to {spec.capabilities or 0:#x}",
         "limits": f"limit {text}: {spec.limits.get(text)}",
         "nice": f"nice {spec.nice}",
         "outputs": spec.outputs_path or "",

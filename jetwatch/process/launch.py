@@ -34,6 +34,7 @@ _PROGRAM = (
     "process/output.py",
     "process/tail.py",
     "process/tree.py",
+    "process/privileges.py",
     "process/become.py",
     "process/hold.py",
     "process/shim.py",

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetwatch import words
+from jetwatch import capabilities, words
 from jetwatch.errors import CommandNotStarted, NotTrusted, WordError
+from jetwatch.process import privileges
 from jetwatch.records import Command, CommandSpec
 from jetwatch.trust import Accounts, open_file
 
@@ -56,7 +57,8 @@ class Start(Struct, frozen=True):
 def prepare(command: Command, start: Start, surroundings: Surroundings) -> CommandSpec:
     """The spec of this start.
 
-    Raises CommandNotStarted: `bad_word`, `no_such_user`, `no_such_group`, `bad_user`, `bad_env_file`, `bad_env`.
+    Raises CommandNotStarted: `bad_word`, `no_such_user`, `no_such_group`, `bad_user`, `bad_capabilities`,
+    `bad_env_file`, `bad_env`.
     """
     account = _account(command.user)
     _refuse_foreign_user(command, account)
@@ -85,6 +87,8 @@ def prepare(command: Command, start: Start, surroundings: Surroundings) -> Comma
         umask=surroundings.umask if command.umask is None else command.umask,
         nice=command.nice,
         limits=command.limits,
+        no_new_privileges=command.no_new_privileges,
+        capabilities=_capabilities(command),
         timeout_s=command.timeout_s,
         grace_s=command.grace_s,
         keep_bytes=command.keep_bytes,
@@ -126,6 +130,22 @@ def _refuse_foreign_user(command: Command, account: pwd.struct_passwd) -> None:
             "bad_user",
             f"user {command.user}: the agent runs as uid {os.geteuid()}, and only root runs commands as somebody else",
         )
+
+
+def _capabilities(command: Command) -> int | None:
+    """The set of bits. The agent can hand on only what it has, and must be allowed to limit."""
+    if command.capabilities is None:
+        return None
+    wanted, held = capabilities.as_bits(command.capabilities), privileges.permitted()
+    lacking = (wanted | capabilities.SETPCAP) & ~held
+    if lacking:
+        names = ", ".join(capabilities.as_names(lacking))
+        raise CommandNotStarted(
+            "bad_capabilities",
+            f"capabilities: the agent, which runs as uid {os.geteuid()}, has no {names} itself; "
+            "an agent that runs as root has all, where no container and no unit limits it",
+        )
+    return wanted
 
 
 def _account(user: str | None) -> pwd.struct_passwd:

@@ -506,6 +506,28 @@ def test_every_key_for_the_surroundings_of_a_command_reaches_it(site: Site) -> N
     assert site.read("second") == f"{site.root} 0027 5 77 1.10 two\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to hand on")
+def test_a_watch_of_another_account_has_one_capability_and_gets_no_other(site: Site) -> None:
+    """Check, play and hook alike; a command may say otherwise for itself."""
+    told = site.root / "told"
+    told.mkdir()
+    told.chmod(0o777)
+    config = {
+        "user": "nobody",
+        "capabilities": ["net_bind_service"],
+        "no_new_privileges": True,
+        "check_command": {"shell": f"grep -E 'Cap|NoNew' /proc/self/status > {told}/check"},
+        "jet_command": {"shell": f"grep -E 'Cap|NoNew' /proc/self/status > {told}/play"},
+        "on_ok": {"shell": f"grep -E 'Cap|NoNew' /proc/self/status > {told}/hook", "capabilities": []},
+    }
+    site.once(config)
+    one, none = (
+        "".join(f"Cap{name}:\t{bits:016x}\n" for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")) + "NoNewPrivs:\t1\n"
+        for bits in (1 << 10, 0)
+    )
+    assert [site.read(f"told/{name}") for name in ("check", "play", "hook")] == [one, one, none]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [

@@ -42,7 +42,7 @@ watches:
     jitter: 10%
     retry: {max_attempts: 3}
     retain: {bytes: 1GiB}
-    on_fail: {run: [/bin/page], after: 3, when: first}
+    on_fail: {run: [/bin/page], after: 3, when: first, capabilities: [], no_new_privileges: true}
     on_recover: /bin/page --resolve
     windows: [{days: [mon, wed-fri], from: "22:00", to: "04:00"}, {days: sat, timezone: UTC}]
     splay: 1m
@@ -165,6 +165,9 @@ AGREED = [
     LEAST + "retry: {first: 5}\n",
     LEAST + "limits: {nofile: unlimited, core: 0}\n",
     LEAST + "limits: {files: 3}\n",
+    LEAST + "capabilities: [CAP_KILL, net_raw]\n",
+    LEAST + "capabilities: [cap_kill]\n",
+    LEAST + "no_new_privileges: true\n",
     LEAST + "env: {A: 1, B: x}\n",
     LEAST + "env: [A]\n",
     LEAST + "on_ok: {run: a, shell: b}\n",
