@@ -97,8 +97,8 @@ def writing(layout: StateDir) -> Iterator[Journal]:
 
 def _warn(found: RowUnreadable) -> None:
     """A row that cannot be read is left out, and said: the others are shown."""
-    row = f"{found.table} {found.row}"
-    print(f"jetp: warning: the journal's row {row} cannot be read and is left out: {found.detail}", file=sys.stderr)
+    said = visible(f"the journal's row {found.table} {found.row} cannot be read and is left out: {found.detail}")
+    print(f"jetp: warning: {said}", file=sys.stderr)
 
 
 def refuse_foreign(layout: StateDir, wanted: int = os.R_OK) -> None:
