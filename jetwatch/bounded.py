@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+NO_SUCH_FILE = (errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.ENXIO)
+"""What `read_file` raises where something else was put in the place of a file: a link, a FIFO, a socket, too much."""
+
 _REGULAR = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _KERNEL = os.O_RDONLY | os.O_CLOEXEC
 _CHUNK_BYTES = 64 * 1024

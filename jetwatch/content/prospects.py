@@ -15,6 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from jetwatch.bounded import read_file
 from jetwatch.content.bucket_store import ELSEWHERE, ENDPOINTS, NO_CREDENTIALS, aws_files, needs_boto3
 from jetwatch.content.fetch import missing_library
 from jetwatch.content.source import Content, ContentKind
@@ -22,6 +23,7 @@ from jetwatch.content.source import Content, ContentKind
 Doubt = tuple[str, str]
 """The key below `content` that it is about (`url` for the source itself), and a sentence."""
 
+_AWS_FILE_BYTES = 1024**2
 _TRUSTED = ("ca_file", "known_hosts", "allowed_signers")
 
 
@@ -111,8 +113,8 @@ def _profile(content: Content, env: Mapping[str, str]) -> Iterator[Doubt]:
     files = aws_files(env)
     try:
         known = {section for path in files for section in _sections(path)}
-    except PermissionError:
-        return
+    except OSError:
+        return  # a link, a FIFO, somebody else's: what it holds cannot be seen from here
     if name and not known & {name, f"profile {name}"}:
         yield key, f"there is no profile {name!r} in {' or '.join(map(str, files))}"
     elif not name and "default" not in known and _has_no_role(env):
@@ -126,10 +128,8 @@ def _has_no_role(env: Mapping[str, str]) -> bool:
 def _sections(path: Path) -> list[str]:
     parser = configparser.RawConfigParser(strict=False, default_section="")
     try:
-        parser.read_string(path.read_text(encoding="utf-8", errors="replace"))
-    except PermissionError:
-        raise
-    except (OSError, configparser.Error):
+        parser.read_string(read_file(path, _AWS_FILE_BYTES).decode("utf-8", "replace"))
+    except (FileNotFoundError, NotADirectoryError, configparser.Error):
         return []
     return [" ".join(section.split()) for section in parser.sections()]
 

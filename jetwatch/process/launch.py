@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from jetwatch import interpreter, packaged, trees
+from jetwatch.bounded import NO_SUCH_FILE, read_file
 from jetwatch.errors import CommandNotStarted
 from jetwatch.process import tree
 from jetwatch.process.shim import ENDED_NAME, boot_id, pid_namespace
@@ -52,7 +53,7 @@ main()
 _LOCK_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC  # flock asks for no more, and a disk may have become read-only
 _START_TIMEOUT_S = 30
 _LOCK_PAUSE_S = 0.01
-_EXIT_LIMIT_BYTES = 1024 * 1024
+_NOTE_BYTES = 1024 * 1024  # exit.json has 512 KiB reserved, and a tail
 
 
 def install(shim_root: Path) -> Path:
@@ -205,11 +206,20 @@ def _take_lock(directory: Path) -> int | None:
 def read_result(directory: Path, step_id: str) -> CommandResult | None:
     """The result in `exit.json`; None when there is none, or it is torn, of another step or of a newer format."""
     try:
-        data = (directory / "exit.json").read_bytes()[:_EXIT_LIMIT_BYTES]
-        result = from_json(data, CommandResult)
+        result = from_json(_read_note(directory / "exit.json"), CommandResult)
     except (FileNotFoundError, ValueError):
         return None
     return result if result.step_id == step_id and result.format <= FORMAT else None
+
+
+def _read_note(path: Path) -> bytes:
+    """A file that a supervisor left. Raises ValueError where it is no such file: a link, a FIFO, longer than any."""
+    try:
+        return read_file(path, _NOTE_BYTES)
+    except OSError as error:
+        if error.errno in NO_SUCH_FILE:
+            raise ValueError(str(error)) from error
+        raise
 
 
 _Pid = Annotated[int, Meta(ge=1, le=4_194_304)]
@@ -239,14 +249,14 @@ class _Blocked(Struct, frozen=True):
 
 def _blocked(directory: Path) -> _Blocked | None:
     try:
-        return from_json((directory / "blocked.json").read_bytes(), _Blocked)
+        return from_json(_read_note(directory / "blocked.json"), _Blocked)
     except (FileNotFoundError, ValueError):
         return None
 
 
 def _started(directory: Path, step_id: str) -> _Started | None:
     try:
-        started = from_json((directory / "started.json").read_bytes(), _Started)
+        started = from_json(_read_note(directory / "started.json"), _Started)
     except (FileNotFoundError, ValueError):
         return None
     return started if started.step_id == step_id and started.boot_id == boot_id() else None

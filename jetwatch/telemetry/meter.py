@@ -1,8 +1,9 @@
 """Gives the figures out: one thread beside the engine, that asks it how things stand and never makes it wait.
 
-It asks when somebody wants to know: a scraper has come, or the time for the text file and StatsD. An engine that does
-not answer within a second is told as it was last seen; the age of that is a figure itself. A road that fails is told
-once and tried again: no figure is worth stopping the agent.
+Scrapers have threads of their own (`prometheus.py`): none of them keeps the text file waiting. The engine is asked when
+somebody wants to know: a scraper has come, or the time for the text file and StatsD. One that does not answer within a
+second is told as it was last seen; the age of that is a figure itself. A road that fails is told once and tried again:
+no figure is worth stopping the agent.
 """
 
 from __future__ import annotations
@@ -104,38 +105,37 @@ class Meter:
             while True:
                 if time.monotonic() >= next_s:
                     next_s = time.monotonic() + self._roads.interval_s
-                    self._listen(selector)
+                    self._listen()
                     self._asking.ask()
                     self._give_out()
                 patience = None if self._sleeps_long() else max(0.0, next_s - time.monotonic())
-                ready = {key.fd for key, _ in selector.select(patience)}
-                if self._stop_fd in ready:
+                if selector.select(patience):
                     return
-                if ready and self._listener is not None:
-                    self._listener.serve_one()
 
     def _sleeps_long(self) -> bool:
         """Whether there is nothing to do until a scraper comes."""
         regular = self._roads.textfile is not None or self._statsd is not None
         return not regular and self._listener is not None
 
-    def _listen(self, selector: selectors.BaseSelector) -> None:
+    def _listen(self) -> None:
         if self._roads.listen is None or self._listener is not None:
             return
         from jetwatch.telemetry.prometheus import Listener
 
         address = self._roads.listen
         try:
-            self._listener = Listener(address, self._answer)
+            listener = Listener(address, self._asking.ask, self._read)
         except OSError as error:
             self._has_failed("listen", f"{address[0]}:{address[1]}: {error.strerror or error}")
             return
+        try:
+            listener.start()
+        except RuntimeError as error:  # no room for one more thread, for now
+            listener.close()
+            self._has_failed("listen", f"{address[0]}:{address[1]}: {error}")
+            return
+        self._listener = listener
         self._failed.discard("listen")
-        selector.register(self._listener.fd, selectors.EVENT_READ)
-
-    def _answer(self) -> list[Reading]:
-        self._asking.ask()
-        return self._read()
 
     def _give_out(self) -> None:
         found = self._read()
@@ -176,14 +176,16 @@ class _Asking:
     def __init__(self, sources: Sources, before: AgentView) -> None:
         self.newest = before
         self._sources = sources
+        self._lock = threading.Lock()
         self._answered = threading.Event()
         self._answered.set()
 
     def ask(self) -> None:
         """Get a newer view, if the engine has one to give within a second."""
-        if self._answered.is_set():
-            self._answered.clear()
-            self._sources.post(self._answer)
+        with self._lock:
+            if self._answered.is_set():
+                self._answered.clear()
+                self._sources.post(self._answer)
         self._answered.wait(ANSWER_WITHIN_S)
 
     def _answer(self) -> None:

@@ -474,6 +474,23 @@ def test_an_overdue_one_is_ended_and_then_buried(bench: Workbench) -> None:
 # -- exit.json
 
 
+@pytest.mark.parametrize("name", ["exit.json", "started.json", "blocked.json"])
+@pytest.mark.parametrize("what", ["a link", "a FIFO", "too long"])
+def test_a_note_that_is_no_file_of_a_supervisor_tells_nothing(tmp_path: Path, name: str, what: str) -> None:
+    """It is neither followed nor waited for nor read beyond its bound."""
+    note = tmp_path / name
+    if what == "a link":
+        note.symlink_to("/dev/zero")
+    elif what == "a FIFO":
+        os.mkfifo(note)
+    else:
+        with note.open("wb") as sparse:
+            sparse.truncate(2**40)
+    assert launch.read_result(tmp_path, "step-1") is None
+    assert launch._started(tmp_path, "step-1") is None
+    assert launch._blocked(tmp_path) is None
+
+
 def _document(step: Step, **changes: Any) -> bytes:
     result = {"format": FORMAT, "step_id": step.spec.step_id, "ending": "exited", "exit_code": 0}
     return json.dumps({**result, **changes}).encode()

@@ -133,6 +133,21 @@ def test_a_mode_that_lets_others_in_is_told_with_its_remedy(
     assert bool(said) is bool(file_doubt(path, forbidden))
 
 
+@pytest.mark.parametrize("what", ["a link", "a FIFO", "a huge file"])
+def test_a_file_of_a_home_that_cannot_be_read_safely_is_no_doubt(tmp_path: Path, what: str) -> None:
+    """Who looks may be root, and the home another account's: nothing is followed, waited for or read beyond bounds."""
+    (tmp_path / ".aws").mkdir()
+    credentials = tmp_path / ".aws" / "credentials"
+    if what == "a link":
+        credentials.symlink_to("/dev/zero")
+    elif what == "a FIFO":
+        os.mkfifo(credentials)
+    else:
+        with credentials.open("wb") as sparse:
+            sparse.truncate(2**40)
+    assert found(bucket(profile="site"), {"HOME": str(tmp_path)}) == []
+
+
 @pytest.mark.parametrize(("library", "kind"), [("obstore", bucket()), ("boto3", bucket(profile="p"))])
 def test_a_missing_library_is_named(library: str, kind: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that brings it."""
