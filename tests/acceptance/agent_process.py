@@ -51,9 +51,11 @@ def is_alive(pid: int) -> bool:
 class AgentProcess:
     """One `jetp watch`, and what it tells."""
 
-    def __init__(self, words: list[str | Path], environ: Mapping[str, str], before: Sequence[str] = ()) -> None:
+    def __init__(
+        self, words: list[str | Path], environ: Mapping[str, str], before: Sequence[str] = (), jetp: Path = JETP
+    ) -> None:
         self._process = subprocess.Popen(
-            [*before, JETP, "watch", *words],
+            [*before, jetp, "watch", *words],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -224,6 +226,7 @@ class Site:
         self.state = self.root / "state"
         self.config = self.root / "watch.yml"
         self.agents: list[AgentProcess] = []
+        self.jetp_watch = JETP
         (self.root / "bin").mkdir()
         self.environ = {
             "PATH": f"{self.root}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -299,6 +302,7 @@ class Site:
             ["--watch-config", self.config, "--state-dir", self.state, *words],
             {**self.environ, **(at.environ(self.root) if at else {}), **(environ or {})},
             [*before, *(at.before(self.root) if at else ())],
+            self.jetp_watch,
         )
         self.agents.append(agent)
         return agent
@@ -388,8 +392,8 @@ class Site:
             time.sleep(0.01)
 
     def remove(self) -> None:
-        """Remove what it left on disk."""
-        shutil.rmtree(self.root)
+        """Remove what it left on disk, however deep: rmtree goes down by recursion."""
+        subprocess.run(["rm", "-rf", "--", self.root], check=True)
 
 
 def kill_if(pid: int, is_still: Callable[[int], bool]) -> bool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import paths  # noqa: F401
-from agent_process import until
+from agent_process import AgentProcess, until
 from ground import Ground
 
 GRID = tuple(f"grid{number}" for number in range(10))
@@ -47,9 +47,10 @@ def control_beside(ground: Ground, seed: float) -> Iterator[None]:
         control.wait()
 
 
-def wait_for_ticks(ground: Ground, count: int) -> None:
-    """Until each watch, and each grid of the control, has had more than so many."""
-    until(lambda: _fewest_ticks(ground, "agent") > count, within_s=60 + 5 * INTERVAL_S * count)
+def wait_for_ticks(ground: Ground, agent: AgentProcess, count: int) -> None:
+    """Until each watch, and each grid of the control, has had more than so many; the agent has to live so long."""
+    until(lambda: not agent.is_running or _fewest_ticks(ground, "agent") > count, within_s=60 + 5 * INTERVAL_S * count)
+    assert agent.is_running, f"the agent ended by itself:\n{agent.story()[-4000:]}"
     until(lambda: _fewest_ticks(ground, "control") > count, within_s=60)
 
 

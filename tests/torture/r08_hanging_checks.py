@@ -36,7 +36,7 @@ def torture(dose: Dose) -> str:
         _configure(ground, mount, port)
         with punctuality.control_beside(ground, dose.random.random()):
             agent = ground.start(None, "--log-level", "debug")
-            punctuality.wait_for_ticks(ground, dose.count)
+            punctuality.wait_for_ticks(ground, agent, dose.count)
             killed = _hanging_ones_were_ended(agent)
         mount.close()
         assert agent.stop(within_s=60) == 0
