@@ -26,6 +26,7 @@ from jetwatch.answering import Answering
 from jetwatch.clock import SystemClock
 from jetwatch.config.load import load
 from jetwatch.config.model import Settings, StopMode
+from jetwatch.content_records import ContentKind
 from jetwatch.control.server import Server
 from jetwatch.engine.engine import Engine, Found
 from jetwatch.engine.runtime import Runtime
@@ -118,10 +119,25 @@ def _failing_disk_named(layout: StateDir) -> Iterator[None]:
         raise
 
 
+_OVER_THE_NETWORK = {ContentKind.BUCKET, ContentKind.OBJECT, ContentKind.HTTP}
+
+
+def _import_what_hooks_into_forks(settings: Settings) -> None:
+    """What speaks over the network loads logging, in a thread of its own, and logging hooks into fork(2).
+
+    Where another thread forks in that very moment, the interpreter complains on standard error. So it is loaded before
+    there is a second thread, where somebody will want it.
+    """
+    kinds = {watch.content.kind for watch in settings.watches.values() if watch.content}
+    if settings.log.http or settings.metrics or kinds & _OVER_THE_NETWORK:
+        import logging  # noqa: F401
+
+
 class _Agent:
     """One life of the agent, in the main thread."""
 
     def __init__(self, options: Options, settings: Settings, layout: StateDir, surroundings: Surroundings) -> None:
+        _import_what_hooks_into_forks(settings)
         self._options = options
         self._settings = settings
         self._layout = layout

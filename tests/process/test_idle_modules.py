@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # Runs one command of `jetp` in this very interpreter, and then says what was imported on the way.
 _COMMAND = """
 import json, sys
@@ -63,6 +65,32 @@ def test_an_agent_of_the_plainest_kind_loads_no_library_that_it_does_not_use(tmp
     found = modules_of_an_agent(tmp_path)
     assert _NOT_FOR_WAITING & found == set()
     assert _NOT_OURS_FOR_WAITING & found == set()
+
+
+@pytest.mark.parametrize(
+    ("keys", "loaded"),
+    [
+        ({"check_command": "true"}, False),
+        ({"content": "file:///srv/content"}, False),
+        ({"content": {"url": "https://127.0.0.1/x.tar"}}, True),
+        ({"content": "s3://bucket/prefix/"}, True),
+        ({"check_command": "true", "metrics": {"textfile": "/run/x.prom"}}, True),
+    ],
+    ids=json.dumps,
+)
+def test_what_hooks_into_forks_is_loaded_before_anybody_forks(tmp_path: Path, keys: object, loaded: bool) -> None:
+    """Loaded in a thread, while another one forks, logging makes the interpreter complain on standard error."""
+    config = tmp_path / "watch.yml"
+    config.write_text(json.dumps({"jet_command": "true", **keys}))  # type: ignore[dict-item]
+    code = (
+        "import sys, pathlib; from jetwatch import agent; from jetwatch.config.load import load\n"
+        "settings, _ = load(pathlib.Path(sys.argv[1]))\n"
+        "before = 'logging' in sys.modules\n"
+        "agent._import_what_hooks_into_forks(settings)\n"
+        "print(before, 'logging' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, config], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == f"False {loaded}\n", done.stdout + done.stderr
 
 
 def test_the_list_is_read_from_a_real_agent(tmp_path: Path) -> None:
