@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from msgspec.structs import asdict, replace
 
 from jetwatch.cli.durations import duration
 from jetwatch.cli.places import PLACE
-from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, Source
+from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, Source, full_url
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
 from jetwatch.content.cache import make_private
@@ -30,6 +31,7 @@ from jetwatch.content_records import SECRETS_VARIABLE
 from jetwatch.errors import ContentStalled, UsageError
 from jetwatch.telemetry.plain import size
 
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BETWEEN_LINES_S = 10.0
 
 
@@ -75,6 +77,7 @@ def fetch(
     if directory is None:
         raise UsageError("DIR is missing: where the content is to be put (or --look)")
     _make_parents(directory.absolute())
+    _say_trust(content)
     began = time.monotonic()
     with _progress(directory, quiet=as_json) as progress:
         fetched = fetching.fetch(
@@ -162,6 +165,24 @@ def _from_environment(name: str) -> dict[str, Any]:
 def _applied() -> str:
     """What a signed revision has to descend from. A failed run does not open the way back: the last good one counts."""
     return os.environ.get("JETWATCH_APPLIED_REVISION") or os.environ.get("JETWATCH_LAST_OK_REVISION", "")
+
+
+def _say_trust(content: Content) -> None:
+    """Where nothing is applied that a signed commit had to come after: whom this first fetch believes."""
+    if content.allowed_signers is None or COMMIT.fullmatch(_applied()):
+        return
+    try:
+        lines = Path(content.allowed_signers).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return  # the fetch says so
+    keys = sum(1 for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    what = "tag" if content.signed_tag else "commit"
+    since = f"that comes after {content.descends_from}" if content.descends_from else "of whatever age and repository"
+    print(
+        f"jetp: nothing is applied yet: believed is a {what} {since}, signed by one of {keys} "
+        f"key{'s' * (keys != 1)} in {content.allowed_signers}, at {full_url(content)}",
+        file=sys.stderr,
+    )
 
 
 def _usable(cache: Path | None) -> Path | None:

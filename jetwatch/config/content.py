@@ -7,9 +7,11 @@ repr, no command and no journal, and reach the fetch through its environment.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from jetwatch import interpreter, locator
@@ -102,27 +104,47 @@ LIMITS = Table(
 )
 
 
+class Proof(Struct, frozen=True):
+    """What content from git has to prove. The names are those of `Content`."""
+
+    allowed_signers: Any = None
+    descends_from: str | None = None
+    signed_tag: bool = False
+
+
 class Verify(Table, frozen=True):
-    """What a commit has to prove: the value is the path of `allowed_signers`, the only proof there is so far."""
+    """What a commit has to prove. Without signers there is no proof."""
 
     def read(self, node: Node, notes: Notes) -> Any:
-        """The path. Nothing to verify is a slip, not a wish."""
+        """The proof. Nothing to verify is a slip, not a wish."""
         problems_before = len(notes.problems)
-        path = super().read(node, notes)
-        if path is None and len(notes.problems) == problems_before:
-            notes.expected(node, "a mapping with `allowed_signers`")
-        return path
+        proof = super().read(node, notes)
+        if proof is None or proof.allowed_signers is None:
+            if len(notes.problems) == problems_before:
+                notes.expected(node, "a mapping with `allowed_signers`")
+            return None
+        return proof
 
-    def show(self, value: Any) -> dict[str, Any]:
+    def show(self, value: Proof) -> dict[str, Any]:
         """As it was written."""
-        return {self.keys[0].name: self.keys[0].kind.show(value)}
+        held = ((key, getattr(value, key.field)) for key in self.keys)
+        return {key.name: key.kind.show(entry) for key, entry in held if entry}
 
     write = show
 
 
 VERIFY = Verify(
-    (Key("allowed_signers", Location(), "Commits must be signed by one of these (ssh-keygen(1))."),),
-    lambda allowed_signers=None: allowed_signers,
+    (
+        Key("allowed_signers", Location(), "Commits must be signed by one of these (ssh-keygen(1)).", record=Proof),
+        Key(
+            "descends_from",
+            Text("a commit id in full", r"[0-9a-f]{40}|[0-9a-f]{64}"),
+            "Every revision must have this commit among its ancestors, or be it.",
+            record=Proof,
+        ),
+        Key("signed_tag", Boolean(), "The ref is a tag, which must be signed by its name.", record=Proof),
+    ),
+    Proof,
 )
 
 _TEXT = Text("text")
@@ -183,6 +205,8 @@ class Source(Kind, frozen=True):
         except ValueError as error:
             notes.problem(node, str(error))
             return None
+        proof = values.pop("allowed_signers", None)
+        values |= asdict(proof) if proof is not None else {}
         secrets = {**found.secrets, **{name: values.pop(name) for name in SECRETS if name in values}}
         paths = {
             name: str(values[name]) for name in ("ca_file", "allowed_signers", "ssh_key", "known_hosts") & values.keys()
@@ -194,6 +218,8 @@ class Source(Kind, frozen=True):
     def show(self, value: Content) -> dict[str, Any]:
         """The options that are not as they would be, secrets hidden."""
         held = {key.name: getattr(value, key.field, None) for key in KEYS}
+        if value.allowed_signers is not None:
+            held["verify"] = Proof(value.allowed_signers, value.descends_from, value.signed_tag)
         defaults = {key.name: key.default for key in KEYS}
         options = {name: entry for name, entry in held.items() if entry != defaults[name]}
         shown = {key.name: key.kind.show(options[key.name]) for key in KEYS if key.name in options}
@@ -228,6 +254,15 @@ def _refuse_unworkable(place: Callable[[str], Node], content: Content, notes: No
     for name in sorted(given & {"password", "bearer_token"} if scheme == "http" else ()):
         if locator.is_in_the_open(content.url):
             notes.problem(place(name), "credentials would travel in the open: write https://")
+    if content.signed_tag and not names_a_tag(content.ref):
+        notes.problem(place("verify"), "`signed_tag` needs the name of a tag after `@` in the URL, such as @v1")
+    if content.allowed_signers is not None and content.descends_from is None:
+        notes.warning(
+            place("verify"),
+            "the first run believes whatever one of these keys signed, of any repository"
+            + ("" if content.signed_tag else ", branch")
+            + " and age: `descends_from` names a commit that it must come after",
+        )
     if scheme == "git+https" and "username" in given and not given & {"password", "bearer_token"}:
         notes.warning(place("username"), "a user without a password is not sent; a token goes in `password`")
 
@@ -256,6 +291,13 @@ def _refuse_unproven(place: Callable[[str], Node], content: Content, notes: Note
         notes.problem(
             place(name), f"{scheme}:// is not protected on its way: {better}; `insecure: true` takes it as it is"
         )
+
+
+def names_a_tag(ref: str | None) -> bool:
+    """Whether this can be the name of a tag: it is no HEAD, no commit, no ref of another kind."""
+    if ref is None or ref == "HEAD" or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", ref):
+        return False
+    return not ref.startswith("refs/") or ref.startswith("refs/tags/")
 
 
 def full_url(content: Content) -> str:

@@ -5,7 +5,8 @@ takes exactly the commit that it is told, alone, and writes the bytes of its fil
 attribute and no configuration has a part in it, and `.git` is never there. Submodules are refused unless asked for.
 
 With `allowed_signers` a commit counts only if one of those ssh keys signed it, and only if it descends from `applied`:
-somebody who can write to the server can neither make a revision nor bring back an old one.
+somebody who can write to the server can neither make a revision nor bring back an old one. `descends_from` binds the
+repository, `signed_tag` the name.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class GitSource:
         self._env = env
         self._meanwhile = meanwhile
         self._ref = content.ref or "HEAD"
+        if content.signed_tag:
+            self._ref = f"refs/tags/{self._ref.removeprefix('refs/tags/')}"
 
     def look(self, known: Look | None, deadline_s: float) -> Look:  # noqa: ARG002 - an ls-remote costs the same
         """Which commit is there now: one ls-remote, and none at all for a full commit id."""
@@ -127,15 +130,24 @@ class GitSource:
             known = fetch.known_blobs(git, b"")
             if not store.has(git, revision):
                 fetch.obtain(git, revision)
-            if self._content.allowed_signers:
-                git_verify.signature(git, store, revision, self._content.allowed_signers)
-                git_verify.descent(
-                    git, store, revision, self._applied, lambda depth: fetch.obtain(git, revision, depth)
-                )
+            self._verify(git, store, revision, lambda depth: fetch.obtain(git, revision, depth))
             fetch.write(_Tree(git, revision, self._content.subdir, known))
             staging.finish()
             store.tidy(git)
             return Fetched(revision, staging.files, staging.total_bytes, fetch.reused_bytes, fetch.requests)
+
+    def _verify(self, git: Git, store: Store, revision: str, deepen: Callable[[int], None]) -> None:
+        """What `verify` asks for: who signed, of which repository, not older than what is applied."""
+        content = self._content
+        if content.allowed_signers is None:
+            return
+        if content.signed_tag:
+            git_verify.tag(git, store, revision, self._ref, content.allowed_signers)
+        else:
+            git_verify.signature(git, store, revision, content.allowed_signers)
+        if content.descends_from is not None:
+            git_verify.origin(git, store, revision, content.descends_from, deepen)
+        git_verify.descent(git, store, revision, self._applied, deepen)
 
 
 class _Told:

@@ -184,8 +184,8 @@ def git_for(content: Content, environ: Mapping[str, str] | None = None) -> Git:
     env = {name: value for name, value in environ.items() if name in PASSED_ON}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "LC_ALL": "C"}
     env |= {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never", "GIT_NO_LAZY_FETCH": "1"}
-    # Whatever a configuration says: one way to a server, refs as files, nobody's parents by hand.
-    env |= {"GIT_ALLOW_PROTOCOL": parts.scheme, "GIT_DEFAULT_REF_FORMAT": "files", "GIT_GRAFT_FILE": os.devnull}
+    # Whatever a configuration says: one way to a server, refs as files.
+    env |= {"GIT_ALLOW_PROTOCOL": parts.scheme, "GIT_DEFAULT_REF_FORMAT": "files"}
     env |= {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0"}
     for number, (key, value) in enumerate(settings.items()):
         env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}

@@ -640,9 +640,9 @@ class Signing:
         (self.repository.clone / "pb.yml").write_bytes(text)
         return self.repository.commit("--gpg-sign")
 
-    def source(self, applied: str = "") -> GitSource:
+    def source(self, applied: str = "", **options: Any) -> GitSource:
         """A source that asks for signatures."""
-        return self.repository.source(applied, allowed_signers=str(self.signers))
+        return self.repository.source(applied, allowed_signers=str(self.signers), **options)
 
 
 @pytest.fixture
@@ -696,6 +696,59 @@ def test_an_older_commit_does_not_come_back(signing: Signing, tmp_path: Path, ca
     with pytest.raises(ContentStalled, match=f"{commits[0]} does not come after {commits[1]}"):
         fetch(commits[1], commits[0])
     assert fetch("an etag of former days", commits[0]) == b"0"
+
+
+def test_a_first_fetch_believes_no_other_repository_and_nothing_older(signing: Signing, tmp_path: Path) -> None:
+    """`descends_from` says from where on: itself, and what comes after it."""
+    old = signing.commit(signing.allowed, b"old")
+    start = signing.commit(signing.allowed, b"start")
+    new = signing.commit(signing.allowed, b"new")
+    signing.repository.git("checkout", "--quiet", "--orphan", "another")
+    other = signing.commit(signing.allowed, b"another repository")
+    source = signing.source(descends_from=start)
+    for number, commit in enumerate((start, new)):
+        (tmp_path / str(number)).mkdir()
+        source.fetch(commit, tmp_path / str(number), tmp_path / "cache", silent)
+    for number, commit in enumerate((old, other), 2):
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(ContentStalled, match=r"does not come after .* which `descends_from` names"):
+            source.fetch(commit, tmp_path / str(number), tmp_path / "cache", silent)
+
+
+def test_a_tag_is_believed_by_the_name_that_it_was_signed_as(signing: Signing, tmp_path: Path) -> None:
+    """Whoever writes to the server can give a tag's object another name, and is found out."""
+    repository = signing.repository
+    commit = signing.commit(signing.allowed, b"released")
+    repository.git("tag", "--sign", "--message", "x", "released")
+    wip = signing.commit(signing.allowed, b"wip, signed as well")
+    repository.git("tag", "--sign", "--message", "x", "wip")
+    repository.git("tag", "light")
+    repository.git("tag", "--annotate", "--message", "x", "unsigned")
+    repository.git("config", "user.signingKey", str(signing.foreign))
+    repository.git("tag", "--sign", "--message", "x", "foreign")
+    repository.push()
+
+    def fetch_tag(name: str, wanted: str) -> dict[str, bytes]:
+        directory = tmp_path / f"into-{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        signing.source(ref=name, signed_tag=True).fetch(wanted, directory, tmp_path / "cache", silent)
+        return tree(directory)
+
+    assert fetch_tag("released", commit)["pb.yml"] == b"released"
+    assert fetch_tag("refs/tags/released", commit)["pb.yml"] == b"released"
+    for name, said in (
+        ("light", "is no signed tag"),
+        ("unsigned", "is not signed by"),
+        ("foreign", "is not signed by"),
+    ):
+        with pytest.raises(ContentStalled, match=said):
+            fetch_tag(name, wip)
+    moved = git("-C", repository.bare, "rev-parse", "refs/tags/wip")
+    git("-C", repository.bare, "update-ref", "refs/tags/released", moved)
+    with pytest.raises(ContentStalled, match="holds the tag 'wip': it was signed as that"):
+        fetch_tag("released", wip)
+    with pytest.raises(ContentMoved, match=f"this run is for {commit}"):
+        fetch_tag("wip", commit)
 
 
 def test_rewritten_history_is_refused(signing: Signing, target: Path) -> None:

@@ -162,6 +162,31 @@ def test_what_a_commit_has_to_prove_is_a_mapping(tmp_path: Path) -> None:
     assert load(tmp_path / "again.yml")[0].watches["web"].content == watch.content
 
 
+def test_what_a_signature_binds_is_said(tmp_path: Path) -> None:
+    """All of it is shown as it was written and handed to the fetch; without a first commit there is a warning."""
+    start = "a" * 40
+    verify = f"{{allowed_signers: keys, descends_from: {start}, signed_tag: true}}"
+    content = f"content: {{url: 'git+https://host/x.git@v1', verify: {verify}}}"
+    watch = watch_of(tmp_path, f"{content}\njet_command: 'true'\n")
+    assert watch.content is not None
+    assert watch.download is not None
+    options = json.loads(watch.download.env["JETWATCH_CONTENT_OPTIONS"])
+    assert (options["descends_from"], options["signed_tag"]) == (start, True)
+    assert load(tmp_path / "web.yml")[1] == ()
+    (tmp_path / "again.yml").write_text(as_text(load(tmp_path / "web.yml")[0]))
+    assert load(tmp_path / "again.yml")[0].watches["web"].content == watch.content
+    (tmp_path / "web.yml").write_text((tmp_path / "web.yml").read_text().replace(f"descends_from: {start}, ", ""))
+    (warning,) = load(tmp_path / "web.yml")[1]
+    assert "`descends_from` names a commit that it must come after" in warning.message
+
+
+@pytest.mark.parametrize("ref", ["", "@HEAD", "@refs/heads/main", f"@{'b' * 40}"])
+def test_a_signed_tag_needs_the_name_of_a_tag(tmp_path: Path, ref: str) -> None:
+    """A branch or a commit has no name that could be signed."""
+    content = f"content: {{url: 'git+https://host/x.git{ref}', verify: {{allowed_signers: keys, signed_tag: true}}}}"
+    assert "needs the name of a tag" in problems_of(tmp_path, f"{content}\njet_command: 'true'\n")
+
+
 @pytest.mark.parametrize(
     ("verify", "sentence"),
     [
