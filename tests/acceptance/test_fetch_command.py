@@ -317,3 +317,14 @@ def test_help_names_the_ways_to_give_options() -> None:
     assert "--option KEY=VALUE" in ended.out
     assert "jetp fetch s3://" in ended.out
     assert io.StringIO(ended.out).readline().startswith("Usage: jetp fetch")
+
+
+def test_a_first_fetch_of_signed_commits_says_whom_it_believes(tmp_path: Path) -> None:
+    """How many keys of which file, where; nothing of it where a commit is applied that the next one must follow."""
+    signers = tmp_path / "signers"
+    signers.write_text("# ours\na@example.org ssh-ed25519 AAAA\nb@example.org ssh-ed25519 BBBB\n")
+    words = ("git+file:///nowhere/site.git@main", tmp_path / "into", "--option", f"verify.allowed_signers={signers}")
+    first = jetp(*words, "--deadline", "1")
+    assert f"believed is a commit of whatever age and repository, signed by one of 2 keys in {signers}" in first.err
+    assert "at git+file:///nowhere/site.git@main" in first.err
+    assert "believed" not in jetp(*words, "--deadline", "1", JETWATCH_APPLIED_REVISION="a" * 40).err
