@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
+from collections.abc import Sequence as SequenceType
 from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct, field
 
 from jetwatch import words
+from jetwatch.config.interpreted import code_of
 from jetwatch.config.model import Timeouts
 from jetwatch.config.nodes import Broken, Mapping, Node, Notes, Scalar, Sequence, nearest
 from jetwatch.config.scalars import Believed, Boolean, Capability, Choice, Integer, Kind, Location, Mask, Text
@@ -151,6 +153,7 @@ class Words(Kind, frozen=True):
         for name in sorted(used - self.slot.variables):
             notes.problem(node, self._no_such_name(name))
         _warn_of_password(node, templates or (), notes)
+        _warn_of_code(node, templates or (), notes)
         return templates
 
     def _templates(self, node: Node, notes: Notes) -> tuple[str, ...] | None:
@@ -184,6 +187,18 @@ class Words(Kind, frozen=True):
 def _warn_of_password(node: Node, texts: Iterable[str], notes: Notes) -> None:
     if any(":" in user for text in texts for user in URL_USER.findall(text)):
         notes.warning(node, "a password in a command can be read by every user of this machine; put it into `env`")
+
+
+def _warn_of_code(node: Node, templates: SequenceType[str], notes: Notes) -> None:
+    """A revision is chosen by a server or a check: it must not become a part of a program."""
+    for program, code in code_of(templates):
+        for name in sorted(words.names((code,))):
+            variable = words.environment_name(name) + ("_KEY" if name == "outputs" else "")
+            notes.warning(
+                node,
+                f"`{{{{ {name} }}}}` becomes a part of what `{program}` runs, so who chooses the value runs commands; "
+                f'write `shell:`, and `"${variable}"` in its text',
+            )
 
 
 _NAME_IN_BRACES = re.compile(r"\{\{\s*[a-z]")
