@@ -434,6 +434,7 @@ def _agent_state(options: Options, settings: Settings, layout: StateDir, place: 
         detach=place.detach,
         cgroup=place.kind,
         watches=tuple(settings.watches),
+        insecure=settings.insecure,
         socket=str(socket_path) if settings.control.enabled else None,
     )
 

@@ -473,6 +473,7 @@ class AgentState(Struct, frozen=True):
     """What the agent says of itself in the journal, for readers that need no agent.
 
     `cgroup` is the kind of cgroups that commands get (v2, hybrid, none). `socket` None: it listens nowhere.
+    `insecure` names the watches whose content comes by plain http, unproven.
     """
 
     pid: int
@@ -486,6 +487,7 @@ class AgentState(Struct, frozen=True):
     cgroup: str
     watches: tuple[str, ...]
     socket: str | None = None
+    insecure: tuple[str, ...] = ()
     config_rejected: str | None = None
     blocked: Mapping[str, str] = field(default_factory=dict)
     stopped: Stamp | None = None

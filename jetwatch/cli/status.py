@@ -42,6 +42,9 @@ def _agent_rows(standing: Standing, times: Times) -> list[tuple[str, Cell]]:
     elif standing.low is not None:
         free_mib = standing.low // 1024**2
         rows.append(("disk", (f"low: {free_mib} MiB free, and the journal has no space in reserve", "red")))
+    if agent is not None and agent.insecure:
+        sentence = "plain http, unproven: whoever is on the way decides what is run by "
+        rows.append(("insecure", (sentence + ", ".join(agent.insecure), "red")))
     if standing.config_rejected:
         sentence = f"the newest configuration is not in force:\n{standing.config_rejected}"
         rows += [("" if number else "rejected", (line, "red")) for number, line in enumerate(sentence.splitlines())]
@@ -98,6 +101,7 @@ def as_data(standing: Standing, times: Times) -> dict[str, Any]:
         "agent": _agent_data(standing),
         "state_dir": str(standing.root),
         "config_rejected": standing.config_rejected,
+        "insecure": list(standing.agent.insecure) if standing.agent is not None else [],
         "watches": [_watch_data(each, times) for each in standing.watches],
         "unwell": [_complaint_data(each) for each in complaints(standing)],
     }

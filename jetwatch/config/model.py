@@ -200,3 +200,9 @@ class Settings(Struct, frozen=True):
     metrics: MetricsSettings | None = None
     stop: StopMode | None = None
     digest: str = ""
+
+    @property
+    def insecure(self) -> tuple[str, ...]:
+        """The watches whose content somebody on the way can change, as watch.yml says that it may."""
+        found = {name: watch.content for name, watch in self.watches.items()}
+        return tuple(name for name, content in found.items() if content and content.insecure and not content.is_proven)

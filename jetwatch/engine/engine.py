@@ -424,7 +424,11 @@ class Engine:
             if lane is not None:
                 self.changed(lane)
         self._agent = replace(
-            self._agent, config_digest=settings.digest, config_rejected=None, watches=tuple(settings.watches)
+            self._agent,
+            config_digest=settings.digest,
+            config_rejected=None,
+            watches=tuple(settings.watches),
+            insecure=settings.insecure,
         )
         event = ConfigReloaded(
             changed=changed,

@@ -483,3 +483,87 @@ def test_a_look_of_another_kind_of_source_is_no_trap(server: WebServer) -> None:
     server.pages[PATH] = Page(PACKED, etag='"abc"')
     assert source(server).look(Look("x", validator="c4ca4238"), DEADLINE_S).revision == "abc"
     assert "if-none-match" not in server.asked[-1][1]
+
+
+@pytest.mark.parametrize("credentials", [{}, {"bearer_token": "abc"}])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://127.0.0.1:99999/x.tar",
+        "http://127.0.0.1:-1/x.tar",
+        "http://127.0.0.1:x/x.tar",
+        "http://[::1/x.tar",
+        "http://[::1]:x/x.tar",
+        "http://[zz]/x.tar",
+        "http://:80/x.tar",
+        "//",
+        "http://127.0.0.1\\@evil/x.tar",
+        "http://" + "a" * 300 + "/x.tar",
+        "http://" + "a." * 4000 + "/x.tar",
+        "\u00e9",
+        "javascript:x",
+    ],
+)
+def test_a_redirect_to_whatever_it_is_raises_nothing_but_our_error(
+    server: WebServer, location: str, credentials: dict[str, str]
+) -> None:
+    """No port, no host, no URL: the server is to blame, and nobody else suffers."""
+    server.pages[PATH] = Page(status=302, headers={"Location": location})
+    with pytest.raises((ContentStalled, ContentRetry)) as caught:
+        source(server, secrets=credentials).look(None, 10)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 9999 23:59:59 -1200",
+        "01 Jan 1900 00:00:00 GMT",
+        "Mon, 01 Jan 2024 00:00:00 +99999999",
+        "1 Jan 2024 " + "9" * 5000,
+        "Mon, 99 Jan 2024 00:00:00 GMT",
+    ],
+)
+def test_a_date_of_no_age_is_none(server: WebServer, date: str) -> None:
+    """The body's digest is the revision then; as a date to come back at, it is left out."""
+    server.pages[PATH] = Page(PACKED, headers={"Last-Modified": date})
+    assert revision(source(server)) == hashlib.sha256(PACKED).hexdigest()
+    server.pages[PATH] = Page(status=503, headers={"Retry-After": date, "Date": date})
+    with pytest.raises(ContentRetry, match="asks for fewer requests"):
+        source(server).look(None, 10)
+
+
+def test_a_redirect_to_plain_http_elsewhere_is_refused_unless_somebody_says_so(server: WebServer) -> None:
+    """At run time as in the configuration."""
+    server.pages[PATH] = Page(status=302, headers={"Location": "http://192.0.2.1/x.tar"})
+    with pytest.raises(ContentStalled, match="refused a redirect"):
+        source(server).look(None, 10)
+    with pytest.raises(ContentRetry):
+        source(server, insecure=True).look(None, 0.3)
+
+
+def test_credentials_are_not_sent_in_the_open() -> None:
+    """Whatever the options say."""
+    content = Content("http://192.0.2.1/x.tar", ContentKind.HTTP, insecure=True, secrets={"bearer_token": "abc"})
+    with pytest.raises(ContentStalled, match="travel in the open"):
+        HttpSource(content).look(None, 10)
+
+
+def test_what_may_only_come_from_this_machine_does_not_go_by_a_proxy(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy is another machine, and what it says is not proven."""
+    server.pages[PATH] = Page(PACKED, etag='"abc"')
+    with serving("127.0.0.2") as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert revision(source(server)) == "abc"
+        assert proxy.asked == []
+
+
+def test_a_proxy_that_is_none_is_named(encrypted: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its variable."""
+    monkeypatch.setenv("https_proxy", "nonsense://x")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(ContentStalled, match="https_proxy"):
+        source(encrypted).look(None, 10)

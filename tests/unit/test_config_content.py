@@ -200,3 +200,82 @@ def test_a_proof_that_is_none_is_a_problem(tmp_path: Path, verify: str, sentence
     """It must not mean that nothing is verified."""
     content = f"content: {{url: 'git+https://host/x.git', verify: {verify}}}"
     assert sentence in problems_of(tmp_path, f"{content}\njet_command: 'true'\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "http://host/x.tar",
+        "git+http://host/r.git@main",
+        "{url: 's3://b/p/', endpoint: 'http://host:9000'}",
+        "{url: 's3://b/p/', endpoint: 'HTTP://host'}",
+        "{url: 's3://b/k.tar', endpoint: 'http://127.0.0.1.example.com'}",
+        "{url: 's3://b/k.tar', endpoint: 'http://[::'}",
+    ],
+)
+def test_plain_http_from_another_machine_is_refused(tmp_path: Path, content: str) -> None:
+    """Who is on the way decides what comes; the sentence says what to write instead, and what takes it all the same."""
+    said = problems_of(tmp_path, f"content: {content}\njet_command: 'true'\n")
+    assert "is not protected on its way: use " in said
+    assert "`insecure: true`" in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{url: 'http://host/x.tar', insecure: true}",
+        "{url: 'git+http://host/r.git', insecure: true}",
+        "{url: 's3://b/p/', endpoint: 'http://host:9000', insecure: true}",
+    ],
+)
+def test_somebody_who_says_insecure_is_warned_at_each_reading(tmp_path: Path, content: str) -> None:
+    """At the key that says it."""
+    (tmp_path / "web.yml").write_text(f"content: {content}\njet_command: 'true'\n")
+    (warning,) = load(tmp_path / "web.yml")[1]
+    assert warning.path == "content.insecure"
+    assert "whoever is on it decides what comes" in warning.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "http://127.0.0.1:8000/x.tar",
+        "git+http://localhost/r.git",
+        "{url: 's3://b/p/', endpoint: 'http://[::1]:9000'}",
+    ],
+)
+def test_plain_http_from_this_machine_is_taken_with_a_warning(tmp_path: Path, content: str) -> None:
+    """A port belongs to whoever takes it."""
+    (tmp_path / "web.yml").write_text(f"content: {content}\njet_command: 'true'\n")
+    (warning,) = load(tmp_path / "web.yml")[1]
+    assert "any account of this machine may answer at that port" in warning.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{{url: 'http://host/x.tar', sha256: {'0' * 64}}}",
+        "{url: 'git+http://host/r.git', verify: {allowed_signers: signers}}",
+        f"{{url: 's3://b/k.tar', endpoint: 'http://host', sha256: {'0' * 64}}}",
+        "https://host/x.tar",
+        "{url: 's3://b/p/', endpoint: 'https://host'}",
+    ],
+)
+def test_what_is_proven_may_come_on_any_way(tmp_path: Path, content: str) -> None:
+    """By a digest, a signature, or the way itself."""
+    (tmp_path / "signers").write_text("")
+    (tmp_path / "web.yml").write_text(f"content: {content}\njet_command: 'true'\n")
+    said = [warning.message for warning in load(tmp_path / "web.yml")[1]]
+    assert not any("http" in message for message in said)
+
+
+def test_credentials_do_not_travel_in_the_open(tmp_path: Path) -> None:
+    """Not even where a digest proves what comes back, and whatever is said."""
+    content = f"{{url: 'http://host/x.tar', sha256: {'0' * 64}, insecure: true, bearer_token: abc}}"
+    assert "travel in the open" in problems_of(tmp_path, f"content: {content}\njet_command: 'true'\n")
+
+
+def test_insecure_means_nothing_on_a_way_that_is_secure(tmp_path: Path) -> None:
+    """It is a slip, and not a wish."""
+    content = "{url: 'https://host/x.tar', insecure: true}"
+    assert "`insecure` has no use over https://" in problems_of(tmp_path, f"content: {content}\njet_command: 'true'\n")
