@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from jetwatch.cli.streams import say_text
+
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -27,4 +29,4 @@ def completion(shell: str) -> None:
     assert made is not None  # noqa: S101 - click has all three
     complete = made(jetp, {}, "jetp", "_JETP_COMPLETE")
     # Not source(): for bash that runs the bash of this machine, which need not be the one it is for.
-    click.echo(complete.source_template % complete.source_vars())
+    say_text(complete.source_template % complete.source_vars() + "\n")

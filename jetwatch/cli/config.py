@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 from jetwatch.cli import trying
 from jetwatch.cli.durations import duration
 from jetwatch.cli.places import PLACE
+from jetwatch.cli.streams import say, say_json, say_text
 from jetwatch.config.model import Settings
 from jetwatch.errors import ConfigError, UsageError
 
@@ -51,19 +51,19 @@ def check_config(path: Path, online: bool, deadline_s: float | None, as_json: bo
         settings, warnings = load(path, examine=trying.examine)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(str(problem), err=True)
+            say(str(problem), err=True)
         if as_json:
-            click.echo(json.dumps({"problems": [problem._asdict() for problem in error.problems]}, indent=2))
+            say_json({"problems": [problem._asdict() for problem in error.problems]})
         raise SystemExit(error.exit_code) from None
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     told = {"warnings": [warning._asdict() for warning in warnings]}
     if online:
         _try(settings, deadline_s, told if as_json else None)
     elif as_json:
-        click.echo(json.dumps(as_data(settings) | told, indent=2, ensure_ascii=False))
+        say_json(as_data(settings) | told)
     else:
-        click.echo(as_text(settings), nl=False)
+        say_text(as_text(settings))
 
 
 def _try(settings: Settings, deadline_s: float | None, told: dict[str, Any] | None) -> None:
@@ -72,9 +72,9 @@ def _try(settings: Settings, deadline_s: float | None, told: dict[str, Any] | No
     for each in trying.try_all(settings, deadline_s):
         tried.append(each)
         if told is None:
-            click.echo(each.as_line())
+            say(each.as_line())
     if told is not None:
-        click.echo(json.dumps({"looks": [each.as_data() for each in tried]} | told, indent=2, ensure_ascii=False))
+        say_json({"looks": [each.as_data() for each in tried]} | told)
     raise SystemExit(trying.exit_code(tried))
 
 
@@ -92,8 +92,8 @@ def schema(events: bool) -> None:
     if events:
         from jetwatch.telemetry.reference import events_schema
 
-        click.echo(json.dumps(events_schema(), indent=2, ensure_ascii=False))
+        say_json(events_schema())
         return
     from jetwatch.config.schema import schema_text
 
-    click.echo(schema_text(), nl=False)
+    say_text(schema_text())

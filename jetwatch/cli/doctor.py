@@ -6,7 +6,6 @@ journal as `jetp status` reads it, the engine of `jetp local`, the sources as `c
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from jetwatch.cli import trying
 from jetwatch.cli.local import Machine, NoEngineError, find_engine
 from jetwatch.cli.opening import present, reading
 from jetwatch.cli.standing import Standing, look
+from jetwatch.cli.streams import say_json, say_text
 from jetwatch.config.load import load
 from jetwatch.config.model import DiskReserve, Settings, WatchSettings
 from jetwatch.errors import ConfigError, JournalError, NotPermitted
@@ -75,12 +75,12 @@ def doctor(config: Path | None, state_dir: Path | None, online: bool, as_json: b
     for each in examine(config, state_dir, online=online):
         findings.append(each)
         if not as_json:
-            click.echo(as_text(each))
+            say_text(f"{as_text(each)}\n")
     if as_json:
         document = {"findings": [each.as_data() for each in findings], "exit_code": exit_code(findings)}
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_json(document)
     else:
-        click.echo(summary(findings))
+        say_text(f"{summary(findings)}\n")
     raise SystemExit(exit_code(findings))
 
 

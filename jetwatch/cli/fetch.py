@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 from msgspec.structs import asdict, replace
 
 from jetwatch.cli.durations import duration
 from jetwatch.cli.places import PLACE
+from jetwatch.cli.streams import Styled, say, say_json
 from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, Source, full_url
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
@@ -29,7 +30,7 @@ from jetwatch.content.places import enter
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
 from jetwatch.content_records import SECRETS_VARIABLE
 from jetwatch.errors import ContentStalled, UsageError
-from jetwatch.telemetry.plain import size
+from jetwatch.telemetry.plain import size, visible
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BETWEEN_LINES_S = 10.0
@@ -197,7 +198,7 @@ def _usable(cache: Path | None) -> Path | None:
         os.close(enter(cache.parent, make_missing=True).fd)
         make_private(cache)
     except OSError as error:
-        print(f"jetp: {cache}: {os.strerror(error.errno or 0)}; going on without a cache", file=sys.stderr)
+        say(f"jetp: {cache}: {os.strerror(error.errno or 0)}; going on without a cache", err=True)
         return None
     return cache
 
@@ -205,19 +206,19 @@ def _usable(cache: Path | None) -> Path | None:
 def _say_look(look: Look, as_json: bool) -> None:
     _write_outputs(revision=look.revision, settled=json.dumps(look.settled), requests=str(look.requests))
     if as_json:
-        print(json.dumps({"revision": look.revision, "settled": look.settled, "requests": look.requests}))
+        say_json({"revision": look.revision, "settled": look.settled, "requests": look.requests}, indent=None)
     else:
-        print(look.revision)
+        say(look.revision)
 
 
 def _say_fetched(fetched: Fetched, directory: Path, seconds: float, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**asdict(fetched), "duration_s": round(seconds, 3)}))
+        say_json({**asdict(fetched), "duration_s": round(seconds, 3)}, indent=None)
         return
     reused = f", {size(fetched.reused_bytes)} of it reused" if fetched.reused_bytes else ""
     files = f"{fetched.files} file{'s' * (fetched.files != 1)}"
-    print(f"{directory}: {files}, {size(fetched.total_bytes)}{reused}, in {seconds:.1f} s")
-    print(f"revision {fetched.revision}")
+    say(f"{directory}: {files}, {size(fetched.total_bytes)}{reused}, in {seconds:.1f} s")
+    say(f"revision {fetched.revision}")
 
 
 def _write_outputs(**outputs: str) -> None:
@@ -238,12 +239,13 @@ def _progress(directory: Path, *, quiet: bool) -> Iterator[Progress]:
         yield _Lines(directory)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(directory.name or str(directory), total=None)
+    with Bar(*columns, console=Console(file=cast(TextIO, Styled(sys.stderr))), transient=True) as bar:
+        task = bar.add_task(escape(visible(directory.name or str(directory))), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -260,4 +262,4 @@ class _Lines:
         if now_s - self._told_s >= _BETWEEN_LINES_S:
             self._told_s = now_s
             of = f" of {size(total)}" if total is not None else ""
-            print(f"{self._directory}: {size(done)}{of}", file=sys.stderr, flush=True)
+            say(f"{self._directory}: {size(done)}{of}", err=True)

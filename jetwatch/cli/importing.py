@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import click
 
+from jetwatch.cli.streams import say, say_text
 from jetwatch.errors import UsageError
 
 _SPOOL = re.compile(r"/var/spool/cron/(?:crontabs/|tabs/)?([^/]+)")
@@ -47,12 +48,12 @@ def import_cron(file: BinaryIO, user_column: bool | None, user: str | None) -> N
         crontab.lines(text, user_column=user_column), owner=None if user_column else owner, home_of=_home
     )
     for remark in found.remarks:
-        click.echo(f"warning: {file.name}:{remark.line}: {remark.text}", err=True)
+        say(f"warning: {file.name}:{remark.line}: {remark.text}", err=True)
     if not found.watches:
         raise UsageError(f"{file.name}: there is no job in it that a watch could do")
     form = "with" if user_column else "without"
     header = (f"Made by `jetp import-cron` from {file.name}, read as a crontab {form} a user column.",)
-    click.echo(watch_file.text(found, (*header, *from_cron.HEADER_NOTES), from_cron.DEFAULTS), nl=False)
+    say_text(watch_file.text(found, (*header, *from_cron.HEADER_NOTES), from_cron.DEFAULTS))
 
 
 @click.command("import-timer", short_help="Print a watch.yml that does what a systemd timer does.")
@@ -76,11 +77,11 @@ def import_timer(timer: BinaryIO, service: BinaryIO | None) -> None:
         service = _beside(timer.name, from_timer.service_name(moments))
     found = from_timer.convert(moments, unit.read(Path(service.name).name, _text(service)), home_of=_home)
     for remark in found.remarks:
-        click.echo(f"warning: {remark.file}:{remark.line}: {remark.text}", err=True)
+        say(f"warning: {remark.file}:{remark.line}: {remark.text}", err=True)
     if not found.watches:
         raise UsageError(f"{timer.name}: there is nothing in it that a watch could do")
     header = (f"Made by `jetp import-timer` from {timer.name} and {service.name}.", *from_timer.HEADER_NOTES)
-    click.echo(watch_file.text(found, header, from_timer.DEFAULTS), nl=False)
+    say_text(watch_file.text(found, header, from_timer.DEFAULTS))
 
 
 def _beside(timer: str, name: str) -> BinaryIO:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from jetwatch.cli.streams import say
 from jetwatch.errors import ConfigError, ContentStalled, UsageError
 
 _HEADER = """\
@@ -125,7 +126,7 @@ def init(path: Path, kind: str | None, name: str | None, force: bool, **given: s
         raise UsageError(f"{', '.join(strange)}: not for --kind {kind}")
     answers = {key: given[key] or _answer(kind, key, asks) for key in _QUESTIONS[kind]}
     _write(path, _text(path, kind, name or _name(path), answers), force=force)
-    click.echo(f"{path} is written. Next: jetp check-config {shlex.quote(str(path))}")
+    say(f"{path} is written. Next: jetp check-config {shlex.quote(str(path))}")
 
 
 def _kind(given: Mapping[str, str | None], asks: bool) -> str:

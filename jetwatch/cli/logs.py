@@ -6,7 +6,6 @@ On a terminal nothing but text, line ends and colour gets through: a command's o
 from __future__ import annotations
 
 import re
-import sys
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any, BinaryIO
 from msgspec import Struct, field
 
 from jetwatch.cli.people import elapsed_s
+from jetwatch.cli.streams import say
 from jetwatch.errors import UsageError
 from jetwatch.process import output
 from jetwatch.records import HookState, OutboxEntry, Run, Stamp, StepState
 from jetwatch.statedir import StateDir
-from jetwatch.telemetry.plain import visible
+from jetwatch.telemetry.plain import visible_lines
 
 POLL_S = 0.2
 """How often `--follow` looks."""
@@ -110,7 +110,7 @@ class Printer(Struct):
     def _gap(self, source: Source, count: int) -> None:
         if count > 0:
             self.stream.flush()
-            print(f"jetp: {source.step}: {count} bytes dropped here: more than `output:` keeps", file=sys.stderr)
+            say(f"jetp: {source.step}: {count} bytes dropped here: more than `output:` keeps", err=True)
 
     def _write(self, data: bytes) -> None:
         shown = data if self._filter is None else self._filter.feed(data).encode("utf-8", "backslashreplace")
@@ -152,14 +152,10 @@ class TerminalFilter:
         parts = []
         position = 0
         for colour in self._COLOUR.finditer(text):
-            parts += [_harmless(text[position : colour.start()]), colour.group()]
+            parts += [visible_lines(text[position : colour.start()]), colour.group()]
             position = colour.end()
             self._coloured = True
-        return "".join([*parts, _harmless(text[position:])])
-
-
-def _harmless(text: str) -> str:
-    return "\n".join("\t".join(visible(cell) for cell in line.split("\t")) for line in text.split("\n"))
+        return "".join([*parts, visible_lines(text[position:])])
 
 
 def print_all(found: list[Source], printer: Printer) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 
 from jetwatch.cli.owner import become_owner
 from jetwatch.cli.places import PLACE
+from jetwatch.cli.streams import say
 from jetwatch.clock import SystemClock
 from jetwatch.errors import NotPermitted, NotTrusted, UsageError
 from jetwatch.events import RowUnreadable
@@ -97,8 +97,8 @@ def writing(layout: StateDir) -> Iterator[Journal]:
 
 def _warn(found: RowUnreadable) -> None:
     """A row that cannot be read is left out, and said: the others are shown."""
-    said = visible(f"the journal's row {found.table} {found.row} cannot be read and is left out: {found.detail}")
-    print(f"jetp: warning: {said}", file=sys.stderr)
+    row = f"{found.table} {found.row}"
+    say(f"jetp: warning: the journal's row {row} cannot be read and is left out: {found.detail}", err=True)
 
 
 def refuse_foreign(layout: StateDir, wanted: int = os.R_OK) -> None:

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from jetwatch.cli.streams import Styled
 from jetwatch.records import Deadline, Outcome, Stamp
 from jetwatch.telemetry.plain import duration, visible
 
@@ -94,7 +95,7 @@ def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     dumb = os.environ.get("TERM") == "dumb"
-    return Console(file=stream, highlight=False, markup=False, emoji=False, no_color=dumb or None)
+    return Console(file=cast(TextIO, Styled(stream)), highlight=False, markup=False, emoji=False, no_color=dumb or None)
 
 
 def _text(cell: Cell) -> str:

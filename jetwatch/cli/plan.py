@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from msgspec.structs import asdict
 from jetwatch import __version__
 from jetwatch.cli.people import Screen
 from jetwatch.cli.places import PLACE
+from jetwatch.cli.streams import say, say_json
 from jetwatch.config.load import load
 from jetwatch.config.model import Phase, Settings, WatchSettings
 from jetwatch.config.scalars import Size
@@ -95,11 +95,11 @@ def plan(
     if svg_path is not None:
         _write(svg_path, _svg(path, planned))
     if as_json:
-        print(json.dumps(as_data(planned), indent=2))
+        say_json(as_data(planned))
     else:
         _draw(path, planned, Screen())
     for warning in planned.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def make_plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from jetwatch.cli import why as why_page
 from jetwatch.cli.opening import is_running, known_watches, present, reading, require_watch, state_dir_option
 from jetwatch.cli.people import Screen, Times
 from jetwatch.cli.standing import complaints, look
+from jetwatch.cli.streams import say, say_json
 from jetwatch.journal.journal import Journal
 from jetwatch.records import Run
 from jetwatch.statedir import StateDir
@@ -24,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2))
+    say_json(document)
 
 
 @click.command()
@@ -133,7 +133,7 @@ def _print_output(
     printer = output_of.Printer(sys.stdout.buffer, is_terminal=is_terminal, headers=headers)
     if not following:
         if found and not any(source.directory.exists() for source in found):
-            print(f"jetp: the output of run {run.id[:8]} is not kept any more", file=sys.stderr)
+            say(f"jetp: the output of run {run.id[:8]} is not kept any more", err=True)
             return
         output_of.print_all(found, printer)
         return

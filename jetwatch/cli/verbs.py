@@ -6,7 +6,6 @@ directory's lock is held meanwhile, so that no agent can start in between.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from jetwatch.cli.opening import (
     state_dir_option,
     writing,
 )
+from jetwatch.cli.streams import say
 from jetwatch.control.client import call
 from jetwatch.control.protocol import Request, Response, Verb
 from jetwatch.engine import verbs as change
@@ -176,7 +176,7 @@ def _ask(layout: StateDir, request: Request, do_here: Callable[[], list[str]]) -
 def _report(response: Response) -> None:
     well_asked = response.ok or response.exit_code == _ENDED_BADLY
     for line in response.lines:
-        print(line if well_asked else f"jetp: {line}", file=sys.stdout if well_asked else sys.stderr)
+        say(line if well_asked else f"jetp: {line}", err=not well_asked)
     if response.exit_code:
         raise SystemExit(response.exit_code)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from jetwatch import __version__
+from jetwatch.cli.streams import say, say_json
 
 PACKAGE = "jetwatch"
 
@@ -21,9 +20,9 @@ def version(as_json: bool = False) -> None:
       jetp version --json
     """
     if as_json:
-        print(json.dumps(_everything(), indent=2))
+        say_json(_everything())
     else:
-        print(f"{PACKAGE} {__version__}")
+        say(f"{PACKAGE} {__version__}")
 
 
 def _everything() -> dict[str, object]:

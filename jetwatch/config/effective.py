@@ -32,7 +32,14 @@ def as_data(settings: Settings) -> dict[str, Any]:
 def as_text(settings: Settings) -> str:
     """The configuration for people: YAML, durations and sizes with their units."""
     data = _settings(settings, lambda kind, value: kind.write(value))
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    shown = _yaml(data, allow_unicode=True)
+    # pyyaml writes some characters as they are that no terminal should see, bidi marks among them.
+    return shown if all(line.isprintable() for line in shown.split("\n")) else _yaml(data, allow_unicode=False)
+
+
+def _yaml(data: dict[str, Any], *, allow_unicode: bool) -> str:
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=allow_unicode, default_flow_style=None, width=120)
+    return text
 
 
 def _settings(settings: Settings, shown: Shown) -> dict[str, Any]:

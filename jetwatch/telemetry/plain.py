@@ -12,6 +12,13 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 visible = errors.visible
 
 
+def visible_lines(text: str) -> str:
+    """As `visible`, but ends of lines and tabs stay: of text that has lines of its own."""
+    if text.isprintable():
+        return text
+    return "\n".join("\t".join(visible(cell) for cell in line.split("\t")) for line in text.split("\n"))
+
+
 def cut(text: str, width: int) -> str:
     """At most `width` characters of `text`; an ellipsis says that there was more."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
