@@ -47,8 +47,8 @@ package: dev ## dist/: sdist, wheel, deb, rpm, jetp.pyz
 docs: dev ## build/site/index.html: the documentation as a site
 	$(BIN)/python docs/site/build.py
 
-release: dev ## dist/: the artefacts of a tagged commit, built twice, described and tried; UNTAGGED=1 rehearses
-	$(BIN)/python packaging/release.py $(if $(UNTAGGED),--untagged)
+release: dev ## dist/: the artefacts of a tagged commit, built twice, tried, signed with KEY=; UNTAGGED=1 rehearses
+	$(BIN)/python packaging/release.py $(if $(UNTAGGED),--untagged) $(if $(KEY),--key $(KEY))
 
 fuzz: dev ## hand hostile bytes to every parser; an hour, or TARGET=mountinfo SECONDS=60
 	@$(PIP) 'atheris>=3' || echo "atheris could not be installed here: chance alone deals the inputs" >&2
@@ -57,10 +57,11 @@ fuzz: dev ## hand hostile bytes to every parser; an hour, or TARGET=mountinfo SE
 torture: dev ## try to break every promise; an hour
 	$(BIN)/python tests/torture
 
-lint: dev ## style, format, and which room may import which
+lint: dev ## style, format, which room may import which, and what bandit knows of weak code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive jetwatch
 
 types: dev ## mypy, strict
 	$(BIN)/mypy

@@ -1,11 +1,12 @@
-"""Makes a release: `make release` → dist/ with every artefact, sbom.json and SHA256SUMS, tried where nothing else is.
+"""Makes a release: `make release KEY=…` → dist/ with every artefact, sbom.json, SHA256SUMS and its signature.
 
-The commit is built twice, in two clones at different paths, and must give the same bytes. What is not committed, or has
-no tag that names the version, is not released.
+The commit is built twice, in two clones at different paths, and must give the same bytes; each artefact is tried where
+nothing else is. What is not committed, has no tag that names the version, or is not signed, is not released.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -18,19 +19,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
+NAMESPACE = "jetwatch-release"
+"""What a signature of ours is for: one made for anything else is not taken."""
+
 CLONES = ("first", "another-place/second")
 TRIALS = ("tests/system/test_artefacts.py", "tests/system/test_one_file.py")
 
 
 def main() -> None:
-    """Look, build, compare, describe, try."""
-    untagged = "--untagged" in sys.argv[1:]
-    if unknown := [word for word in sys.argv[1:] if word != "--untagged"]:
-        raise SystemExit(f"unknown option {unknown[0]}; known: --untagged, to rehearse a release without its tag")
+    """Look, build, compare, describe, try, sign."""
+    options = argparse.ArgumentParser(description="Makes a release.", allow_abbrev=False)
+    options.add_argument("--untagged", action="store_true", help="rehearse without a tag; a signature may be missing")
+    options.add_argument("--key", type=Path, metavar="PATH", help="the ssh key that signs, or its public half")
+    told = options.parse_args()
     version = _run(sys.executable, "-c", "import jetwatch; print(jetwatch.__version__)", PYTHONPATH=str(ROOT)).strip()
     tags = _run("git", "tag", "--points-at", "HEAD").split()
     changes = _run("git", "status", "--porcelain").splitlines()
-    if refusal := why_not(version, tags, changes, untagged=untagged):
+    if refusal := why_not(version, tags, changes, untagged=told.untagged):
+        raise SystemExit(refusal)
+    if refusal := why_not_signed(told.key, untagged=told.untagged):
         raise SystemExit(refusal)
     commit = _run("git", "rev-parse", "HEAD").strip()
     print(f"jetwatch {version}, commit {commit}", flush=True)
@@ -47,6 +54,8 @@ def main() -> None:
     tried = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", *TRIALS], cwd=ROOT, check=False)
     if tried.returncode:
         raise SystemExit("what was built does not work: do not hand it out")
+    if told.key is not None:
+        sign(DIST / "SHA256SUMS", told.key)
     print("\n".join(["Released into dist/:", *sorted(each.name for each in DIST.iterdir())]))
 
 
@@ -70,6 +79,24 @@ def why_not(version: str, tags: Sequence[str], changes: Sequence[str], *, untagg
     if untagged:
         return ""
     return f"this commit has no tag {wanted}: git tag {wanted}, or rehearse with `make release UNTAGGED=1`"
+
+
+def why_not_signed(key: Path | None, *, untagged: bool) -> str:
+    """Why nothing could be signed in the end, and what to do; empty: it can, or need not be."""
+    if key is None:
+        return "" if untagged else "a release is signed: make release KEY=/path/to/the/ssh/key"
+    return "" if key.is_file() else f"{key}: there is no such key to sign with"
+
+
+def sign(sums: Path, key: Path) -> Path:
+    """The signature beside the file, made and looked at; with it every digest in the file is signed."""
+    made = sums.with_name(f"{sums.name}.sig")
+    made.unlink(missing_ok=True)
+    _run("ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", NAMESPACE, str(sums))
+    with sums.open("rb") as text:
+        words = ["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", str(made)]
+        subprocess.run(words, stdin=text, stdout=subprocess.DEVNULL, check=True)
+    return made
 
 
 def build(commit: str, version: str, clone: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -15,9 +16,10 @@ COMPOSE = yaml.safe_load((HERE / "compose.yml").read_text())
 
 
 def test_the_example_is_a_valid_configuration() -> None:
-    """Without a warning."""
-    settings, warnings = load(HERE / "watch.yml")
-    assert ([*settings.watches], warnings) == (["watch"], ())
+    """With one warning: that its server is asked without encryption, between two containers."""
+    settings, (warning,) = load(HERE / "watch.yml")
+    assert [*settings.watches] == ["watch"]
+    assert "endpoint" in str(warning) or "http://" in str(warning)
 
 
 def test_everything_that_is_mounted_is_there() -> None:
@@ -43,3 +45,23 @@ def test_the_image_says_what_a_stop_has_to_wait_for() -> None:
     assert re.search(r'^ENTRYPOINT \["/usr/bin/tini", "--", ', text, re.MULTILINE)
     assert "VOLUME /state" in text
     assert "JETWATCH_KILL_MODE=control-group" in text
+
+
+def test_the_base_is_taken_by_its_digest_only(tmp_path: Path) -> None:
+    """It has no default, and what is no digest ends the build before anything is installed."""
+    text = (HERE / "Containerfile").read_text()
+    assert re.findall(r"^ARG .*$", text, re.MULTILINE) == ["ARG BASE", "ARG BASE"]
+    check = re.search(r"^RUN (case .*?esac)$", text, re.MULTILINE | re.DOTALL)
+    assert check is not None
+    script = check[1].replace("\\\n", "")
+
+    def built(base: str) -> int:
+        return subprocess.run(
+            ["/bin/sh", "-c", script], env={"BASE": base}, stderr=subprocess.DEVNULL, check=False
+        ).returncode
+
+    assert built(f"docker.io/library/python:3.13@sha256:{'0' * 64}") == 0
+    assert [built(base) for base in ("", "python", "python:3.13", "python@sha256:12", f"python@md5:{'0' * 64}")] == [
+        1
+    ] * 5
+    assert COMPOSE["services"]["agent"]["build"]["args"]["BASE"].startswith("${BASE:?")
