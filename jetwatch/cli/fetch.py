@@ -179,10 +179,10 @@ def _say_trust(content: Content) -> None:
     keys = sum(1 for line in lines if line.strip() and not line.lstrip().startswith("#"))
     what = "tag" if content.signed_tag else "commit"
     since = f"that comes after {content.descends_from}" if content.descends_from else "of whatever age and repository"
-    print(
+    say(
         f"jetp: nothing is applied yet: believed is a {what} {since}, signed by one of {keys} "
         f"key{'s' * (keys != 1)} in {content.allowed_signers}, at {full_url(content)}",
-        file=sys.stderr,
+        err=True,
     )
 
 
