@@ -185,7 +185,7 @@ def remote_revision(git: Git, ref: str, deadline_s: float | None) -> tuple[str, 
     except ContentError as error:
         raise type(error)(f"ref {ref!r}: {error}") from error
     # ls-remote also lists names that only end like the ones asked for.
-    lines = (line.partition("\t") for line in answer.decode(errors="replace").splitlines())
+    lines = (line.partition("\t") for line in answer.decode(errors="replace").split("\n"))
     found = {name: commit for commit, _, name in lines if name in asked and COMMIT.fullmatch(commit)}
     present = [name for name in full if name in found]
     if not present:
