@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -509,3 +510,115 @@ def test_one_caller_with_whom_something_unforeseen_goes_wrong_is_hung_up_on(desk
     reply(Response(ok=True, lines=["pid 1"]))
     desk.serve()
     assert answer(beside).lines == ["pid 1"]
+
+
+# -- sockets of another account
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory like /tmp, and beside it one of another account."""
+    with TemporaryDirectory(prefix="jetwatch-test-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        for name in ("shared", "theirs", "ours"):
+            (root / name).mkdir()
+        (root / "shared").chmod(0o1777)
+        os.chown(root / "theirs", NOBODY, NOBODY)
+        yield root
+
+
+@pytest.fixture
+def impostor(shared: Path) -> Iterator[socket.socket]:
+    """Another account's socket in the shared directory, with that account listening."""
+    os.seteuid(NOBODY)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind(str(shared / "shared/impostor"))
+        listener.listen()
+    finally:
+        os.seteuid(0)
+    with listener:
+        yield listener
+
+
+def heard(listener: socket.socket) -> bytes:
+    """All that callers have said so far."""
+    said = b""
+    while True:
+        try:
+            caller, _ = listener.accept()
+        except BlockingIOError:
+            return said
+        with caller:
+            caller.setblocking(False)
+            while True:
+                try:
+                    part = caller.recv(1000)
+                except BlockingIOError:
+                    break
+                if not part:
+                    break
+                said += part
+
+
+@as_root
+@pytest.mark.parametrize("name", ["shared/impostor", "shared/adopted", "ours/link"])
+def test_a_socket_of_another_account_is_asked_nothing(shared: Path, impostor: socket.socket, name: str) -> None:
+    """By its owner; by who listens, where the file was given to root; over a link. It never hears a word."""
+    (shared / "ours/link").symlink_to(shared / "shared/impostor")
+    if name == "shared/adopted":
+        (shared / "shared/impostor").rename(shared / name)
+        os.chown(shared / name, 0, 0)
+    with pytest.raises(NoAgent, match=f"nobody was asked at .*uid {NOBODY}"):
+        call(shared / name, Request(Verb.PING), 5)
+    assert heard(impostor) == b""
+
+
+@as_root
+@pytest.mark.parametrize("name", ["shared/link", "theirs/link", "theirs/control.sock"])
+def test_an_agent_is_not_asked_at_a_place_that_another_account_chose(shared: Path, name: str) -> None:
+    """It may be another one of ours, which was not meant."""
+    desk = Desk(shared / "ours/control.sock")
+    try:
+        for link in ("shared/link", "theirs/link"):
+            (shared / link).symlink_to(shared / "ours/control.sock")
+            os.chown(shared / link, NOBODY, NOBODY, follow_symlinks=False)
+        os.link(shared / "ours/control.sock", shared / "theirs/control.sock")
+        with pytest.raises(NoAgent, match="nobody was asked at"):
+            call(shared / name, Request(Verb.PING), 5)
+        assert not select.select([desk.server], [], [], 0)[0]
+    finally:
+        desk.server.close()
+
+
+@as_root
+@pytest.mark.parametrize("name", ["theirs/control.sock", "theirs/new/control.sock", "shared/link/control.sock"])
+def test_no_socket_is_made_where_another_account_could_replace_it(shared: Path, name: str) -> None:
+    """Nor a directory for it."""
+    (shared / "shared/link").symlink_to(shared / "ours")
+    os.chown(shared / "shared/link", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(StateDirError, match=f"cannot be made: .*belongs to uid {NOBODY}"):
+        Desk(shared / name)
+    assert not [*(shared / "theirs").iterdir(), *(shared / "ours").iterdir()]
+
+
+@as_root
+def test_a_socket_where_everybody_may_write_is_ours(shared: Path) -> None:
+    """Others can neither replace nor remove it; however many may call, its mode says nothing of whose it is."""
+    desk = Desk(shared / "shared/control.sock")
+    try:
+        desk.server.path.chmod(0o777)
+        caller = threading.Thread(target=call, args=(desk.server.path, Request(Verb.PING), 10))
+        caller.start()
+        desk.serve()
+        while not desk.asked:
+            desk.serve()
+        desk.asked[0][1](Response(ok=True))
+        desk.serve()
+        caller.join(10)
+        assert not caller.is_alive()
+    finally:
+        desk.server.close()

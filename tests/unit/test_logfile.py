@@ -12,6 +12,8 @@ import pytest
 from jetwatch.errors import ConfigError
 from jetwatch.telemetry.logfile import LogFile
 
+NOBODY = 65_534
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[LogFile]:
@@ -111,3 +113,40 @@ def test_a_directory_that_is_missing_is_said_at_the_start(tmp_path: Path) -> Non
     """Nothing was started."""
     with pytest.raises(ConfigError, match="No such file or directory"):
         LogFile(tmp_path / "gone" / "log", 0o640)
+
+
+# --- in a directory of another account --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A directory of somebody else, beside one of root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a directory to another account")
+    for name in ("victim", "theirs", "theirs/logs"):
+        (tmp_path / name).mkdir()
+    for name in ("theirs", "theirs/logs"):
+        os.chown(tmp_path / name, NOBODY, NOBODY)
+    return tmp_path / "theirs"
+
+
+def test_it_may_lie_in_a_directory_of_others(theirs: Path) -> None:
+    """Who may then rename and remove it, and no more."""
+    made = LogFile(theirs / "logs/log", 0o640)
+    made.put(b"1\n")
+    made.close()
+    assert (theirs / "logs/log").read_text() == "1\n"
+
+
+def test_no_link_of_others_says_where_it_goes(theirs: Path, tmp_path: Path) -> None:
+    """Neither at the start nor later: then the file at hand is gone on with."""
+    made = LogFile(theirs / "logs/log", 0o640)
+    (theirs / "logs").rename(theirs / "moved")
+    (theirs / "logs").symlink_to(tmp_path / "victim")
+    made.reopen()
+    made.put(b"1\n")
+    made.close()
+    assert texts(theirs / "moved") == {"log": "1\n"}
+    with pytest.raises(ConfigError, match="is a link in a directory of others"):
+        LogFile(theirs / "logs/log", 0o640)
+    assert texts(tmp_path / "victim") == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -17,6 +18,7 @@ from builders import NOW, later, owed, trigger, watch
 from msgspec.structs import replace
 from waiting import until
 
+from jetwatch.errors import NotTrusted
 from jetwatch.events import CheckFinished, Event, MetricsFailed, StepFinished, Told
 from jetwatch.records import AgentView, CheckResult, Deadline, Stamp, Suspension, WatchState, WatchView
 from jetwatch.telemetry import prometheus
@@ -259,6 +261,21 @@ def test_a_link_beside_the_text_file_is_not_followed(tmp_path: Path) -> None:
     (folder / "jetwatch.prom").symlink_to(victim)
     prometheus.write_textfile(folder / "jetwatch.prom", figures(watch()))
     assert victim.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another account")
+def test_the_text_file_goes_to_the_collectors_own_directory_and_over_no_link_of_it(tmp_path: Path) -> None:
+    """node_exporter's directory often belongs to its account."""
+    (tmp_path / "victim").mkdir()
+    for name in ("theirs", "theirs/own"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 65_534, 65_534)
+    (tmp_path / "theirs/link").symlink_to(tmp_path / "victim")
+    prometheus.write_textfile(tmp_path / "theirs/own/jetwatch.prom", figures(watch()))
+    assert [each.name for each in (tmp_path / "theirs/own").iterdir()] == ["jetwatch.prom"]
+    with pytest.raises(NotTrusted, match="is a link in a directory of others"):
+        prometheus.write_textfile(tmp_path / "theirs/link/jetwatch.prom", figures(watch()))
+    assert not [*(tmp_path / "victim").iterdir()]
 
 
 # --- the meter --------------------------------------------------------------------------------------------------------
