@@ -11,6 +11,7 @@
     │   └── JournalStalled         75  not now: no space, read-only, an I/O error, somebody else's lock
     ├── NoRoom                     75  the machine has no room for one more thread, or open file
     ├── NotTrusted                 78  another account could change what is to be believed, or where it leads
+    │   └── LinkOfOthers           78  a link on the way that another account may have made
     ├── NotPermitted               77
     ├── NoAgent                    69  a verb needs a running agent
     ├── UsageError                  2  the words of a command line name nothing that exists
@@ -173,6 +174,14 @@ class NotTrusted(JetwatchError):
         self.reason = reason
         self.owner_uid = owner_uid
         super().__init__(f"{path}: {reason}")
+
+
+class LinkOfOthers(NotTrusted):
+    """On the way to `path` stands `link`, which another account may have made."""
+
+    def __init__(self, path: Path, link: Path) -> None:
+        self.link = link
+        super().__init__(path, f"{link} is a link in a directory of others, or one of theirs, and could lead anywhere")
 
 
 class NotPermitted(JetwatchError):

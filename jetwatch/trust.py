@@ -3,7 +3,8 @@
 The rule is that of sshd's StrictModes: each part of a path belongs to root or to an account that is trusted here, and
 nobody else may write to it. Where a directory has the sticky bit (/tmp), others may write if the part below is ours. A
 path is walked from `/` by descriptors. A link is followed by hand, and the directory that it lies in was judged before.
-So where a walk ends well, no other account can change what the path leads to.
+So where a walk ends well, no other account can change what the path leads to. Where files are only written by
+descriptor, directories may be of others (`enter`): then none of their links is followed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
 
-from jetwatch.errors import NotTrusted
+from jetwatch.errors import LinkOfOthers, NotTrusted
 
 MOST_LINKS = 40
 """As many as the kernel follows."""
@@ -52,6 +53,29 @@ class Accounts(Struct, frozen=True):
         return " or ".join(["root", *(f"uid {uid}" for uid in sorted(self.uids - {0}))])
 
 
+class Place(Struct, frozen=True):
+    """An open directory (O_PATH). `ours`: no other account can rename what of ours is in it, or the way to it."""
+
+    fd: int
+    ours: bool
+
+    def __enter__(self) -> Place:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+    def below(self, fd: int) -> Place:
+        """A directory right in it, which was opened as `fd` and not by a link."""
+        try:
+            _judge_directory(Path(), "it", fd, Accounts.own())
+        except NotTrusted:
+            return Place(fd, ours=False)
+        return Place(fd, self.ours)
+
+
 def is_writable_by_others(facts: os.stat_result, accounts: Accounts, acl: bytes = b"") -> bool:
     """Whether somebody else may write to a file: everybody, a group of others, or who stands in its access list."""
     if facts.st_mode & stat.S_IWOTH:
@@ -71,7 +95,11 @@ def _other_writers(gid: int, accounts: Accounts, acl: bytes) -> Iterator[bool]:
 
 def require(path: Path, accounts: Accounts) -> None:
     """Raise NotTrusted unless `path` and all above it belong to these accounts; OSError where it cannot be seen."""
-    os.close(_judged(look_up(path, accounts), path, accounts))
+    found = look_up(path, accounts)
+    try:
+        _judge(path, "it", found, accounts)
+    finally:
+        os.close(found)
 
 
 def open_file(path: Path, accounts: Accounts) -> int | None:
@@ -94,19 +122,16 @@ def open_directory(path: Path, accounts: Accounts, make: int | None = None) -> i
 
     What is missing of it is made with the mode `make`. Raises NotTrusted, OSError.
     """
-    found = look_up(path, accounts, make)
-    facts = os.fstat(found)
-    if facts.st_mode & stat.S_ISVTX and facts.st_uid in accounts.uids:
-        return found
-    return _judged(found, path, accounts)
+    return _walk(_Walk(path, accounts, make), inside=True).fd
 
 
-def open_directory_of_anybody(path: Path) -> int:
-    """A descriptor (O_PATH) of a directory that may belong to others, but over no link that they could have put there.
+def enter(path: Path, *, make_missing: bool = False) -> Place:
+    """A directory that may belong to others, but over no link that they could have put there.
 
-    For files that are written there by descriptor: others get no say in where that is. Raises NotTrusted, OSError.
+    For what is done there by descriptor: others get no say in where that is. `make_missing`: what is missing of it is
+    made, with the mode that the umask leaves. Raises LinkOfOthers, OSError.
     """
-    return _walk(path, Accounts.own(), make=None, strictly=False)
+    return _walk(_Walk(path, Accounts.own(), 0o777 if make_missing else None, strictly=False), inside=True)
 
 
 def look_up(path: Path, accounts: Accounts, make: int | None = None) -> int:
@@ -114,24 +139,16 @@ def look_up(path: Path, accounts: Accounts, make: int | None = None) -> int:
 
     Directories that are missing are made with the mode `make`, if one is given. Raises NotTrusted, OSError.
     """
-    return _walk(path, accounts, make=make, strictly=True)
+    return _walk(_Walk(path, accounts, make)).fd
 
 
-def _judged(found: int, path: Path, accounts: Accounts) -> int:
-    """The descriptor, closed where what it is of will not do."""
-    try:
-        _judge(path, "it", found, accounts)
-    except BaseException:
-        os.close(found)
-        raise
-    return found
-
-
-def _walk(path: Path, accounts: Accounts, *, make: int | None, strictly: bool) -> int:
-    walk = _Walk(path, accounts, make, strictly=strictly)
+def _walk(walk: _Walk, *, inside: bool = False) -> Place:
+    """To the end of its path. `inside`: that is a directory, and judged as those above it."""
     try:
         while walk.left:
             walk.step()
+        if inside:
+            walk.arrive()
     except OSError as error:
         walk.close()
         error.filename = str(walk.place)
@@ -139,16 +156,16 @@ def _walk(path: Path, accounts: Accounts, *, make: int | None, strictly: bool) -
     except BaseException:
         walk.close()
         raise
-    return walk.here
+    return Place(walk.here, walk.ours)
 
 
 class _Walk:
     """One walk. `here`: where it is, by descriptor; `place`: the same in words; `left`: the parts ahead, the next last.
 
-    `theirs`: others may put into `here` what they like, all the way up or by the sticky bit.
+    `ours`: no other account can change the way that led here. A strict walk ends where one could.
     """
 
-    def __init__(self, path: Path, accounts: Accounts, make: int | None, *, strictly: bool) -> None:
+    def __init__(self, path: Path, accounts: Accounts, make: int | None, *, strictly: bool = True) -> None:
         self.path = path.absolute()
         self.accounts = accounts
         self.make = make
@@ -157,11 +174,17 @@ class _Walk:
         self.place = Path("/")
         self.here = os.open("/", _LOOK | os.O_DIRECTORY)
         self.links = 0
-        self.is_foreign = False
+        self.ours = True
 
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self.here)
+
+    def arrive(self) -> None:
+        """What the path leads to has to be a directory, and is judged."""
+        if not stat.S_ISDIR(os.fstat(self.here).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._judge_here()
 
     def step(self) -> None:
         """Over one part: into it, or, where it is a link, to where that leads."""
@@ -196,29 +219,26 @@ class _Walk:
         self.here, self.place = there, place
 
     def _judge_here(self) -> bool:
-        """Whether others may write into this directory. Raises NotTrusted where they could replace what is ours."""
-        facts = os.fstat(self.here)
-        is_sticky = bool(facts.st_mode & stat.S_ISVTX) and facts.st_uid in self.accounts.uids
-        if is_sticky:
-            return is_writable_by_others(facts, self.accounts, _acl_of(self.here, facts))
+        """As `_judge_directory`; a walk that is not strict goes on."""
         try:
-            _judge(self.path, str(self.place), self.here, self.accounts)
+            return _judge_directory(self.path, self._named(), self.here, self.accounts)
         except NotTrusted:
             if self.strictly:
                 raise
-            self.is_foreign = True
-        return False
+            self.ours = False
+            return False
 
     def _judge_part(self, facts: os.stat_result, parent: Path, *, shared: bool) -> None:
         """A link, or what lies where others may write: is it one of ours, and not only by a second name?"""
-        is_link = stat.S_ISLNK(facts.st_mode)
-        if self.is_foreign and is_link:
-            raise NotTrusted(self.path, f"{self.place} is a link in a directory of others, and could lead anywhere")
-        if not self.strictly and not is_link:
+        is_foreign = facts.st_uid not in self.accounts.uids
+        has_second_name = shared and not stat.S_ISDIR(facts.st_mode) and facts.st_nlink > 1
+        if not self.strictly:
+            if stat.S_ISLNK(facts.st_mode) and (is_foreign or has_second_name or not self.ours):
+                raise LinkOfOthers(self.path, self.place)
             return
-        if facts.st_uid not in self.accounts.uids:
+        if is_foreign:
             raise _foreign(self.path, self._named(), facts.st_uid, self.accounts)
-        if shared and not stat.S_ISDIR(facts.st_mode) and facts.st_nlink > 1:
+        if has_second_name:
             sentence = f"{self._named()} has a second name, and others may make one in {parent}"
             raise NotTrusted(self.path, sentence)
 
@@ -227,20 +247,37 @@ class _Walk:
 
     def _find(self, name: str) -> int:
         try:
-            return os.open(name, _LOOK, dir_fd=self.here)
+            return self._open(name)
         except FileNotFoundError:
             if self.make is None:
                 raise
         try:
-            os.mkdir(name, 0o700, dir_fd=self.here)
+            os.mkdir(name, 0o700 if self.strictly else self.make, dir_fd=self.here)
         except FileExistsError:
-            return os.open(name, _LOOK, dir_fd=self.here)  # somebody was faster: it is judged like any other
+            return self._open(name)  # somebody was faster: it is judged like any other
+        if not self.strictly:
+            return self._open(name)  # others may have put another one in its place: no mode of it is ours to set
         made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.here)
         try:
             os.fchmod(made, self.make)  # whatever the umask
             return os.open(".", _LOOK, dir_fd=made)
         finally:
             os.close(made)
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=self.here)  # only so is a disk mounted on demand
+        except NotADirectoryError:
+            return os.open(name, _LOOK, dir_fd=self.here)
+
+
+def _judge_directory(path: Path, part: str, found: int, accounts: Accounts) -> bool:
+    """Whether others may write to it, as to /tmp. Raises NotTrusted where they could so replace what is ours in it."""
+    facts = os.fstat(found)
+    if facts.st_mode & stat.S_ISVTX and facts.st_uid in accounts.uids:
+        return is_writable_by_others(facts, accounts, _acl_of(found, facts))
+    _judge(path, part, found, accounts)
+    return False
 
 
 def _judge(path: Path, part: str, found: int, accounts: Accounts) -> None:

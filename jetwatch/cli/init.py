@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from jetwatch.cli.streams import say
-from jetwatch.errors import ConfigError, ContentStalled, UsageError
+from jetwatch.errors import ConfigError, NotTrusted, UsageError
+from jetwatch.trust import enter
 
 _HEADER = """\
 # What `jetp watch --watch-config {path}` does.
@@ -193,14 +194,12 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 def _refuse_anothers(directory: Path) -> None:
     """Raise UsageError where another account could put a link in our way, or change the file afterwards."""
-    from jetwatch.content.places import entered
-
     try:
-        with entered(directory) as place:
+        with enter(directory) as place:
             ours = place.ours
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written to: {error.strerror}") from error
-    except ContentStalled as error:
+    except NotTrusted as error:
         raise UsageError(str(error)) from error
     if not ours:
         raise UsageError(f"{directory}: another account can change it or a directory above it: name another place")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetwatch.content.places import entered
+from jetwatch.content.places import enter
 from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error, write_all
 
@@ -230,7 +230,7 @@ def make_private(path: Path) -> None:
 
     Raises ContentStalled: it, or one above it, belongs to somebody else or can be written by others, or it is a link.
     """
-    with entered(path.parent) as above:
+    with enter(path.parent) as above:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=above.fd)
         facts = os.stat(path.name, dir_fd=above.fd, follow_symlinks=False)

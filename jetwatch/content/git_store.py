@@ -24,7 +24,7 @@ from jetwatch import trees
 from jetwatch.content.cache import make_private
 from jetwatch.content.git_command import Git, NotGiven
 from jetwatch.content.git_tree import CacheBroken
-from jetwatch.content.places import entered
+from jetwatch.content.places import enter
 from jetwatch.content.source import ContentError
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -162,7 +162,7 @@ def opened(git: Git, commit: str, cache: Path | None, staging: Path) -> Iterator
 
 def _for_one_fetch(staging: Path) -> Path:
     """A directory inside `staging`, or among temporary files where others have a hand in that: git goes by paths."""
-    with entered(staging) as place:
+    with enter(staging) as place:
         inside = staging.resolve() if place.ours else None
     return Path(tempfile.mkdtemp(prefix=".git-store-", dir=inside))
 

@@ -23,9 +23,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetwatch.content.places import Place, enter, is_ours, names, remove_below
+from jetwatch import trees
+from jetwatch.content.places import enter
 from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error
+from jetwatch.trust import Place
 
 PREFIX = ".jetwatch-"
 _OURS = re.compile(r"\.jetwatch-[0-9a-f]{16}")
@@ -49,7 +51,7 @@ class Filling(Struct, frozen=True):
     def remove(self) -> None:
         """Take it away, with what is in it."""
         with contextlib.suppress(OSError):
-            remove_below(self.fd)
+            _clear(self.fd)
             os.rmdir(self.name, dir_fd=self.above)
 
 
@@ -70,8 +72,7 @@ class Target:
         try:
             self._fd = self._opened()
             self._facts = os.fstat(self._fd)
-            self._within = Place(self._fd, self._above.ours and is_ours(self._facts))
-            _sweep(self._within)
+            _sweep(self._above.below(self._fd))
             self._refuse_if_full()
         except OSError as error:
             self.close()
@@ -108,7 +109,7 @@ class Target:
         return os.open(self.path.name, _OPEN, dir_fd=self._above.fd)
 
     def _refuse_if_full(self) -> None:
-        if names(self._fd):
+        if _names(self._fd):
             raise ContentStalled(f"{self.path}: expected an empty directory; there is something in it")
 
     def _is_link(self) -> bool:
@@ -166,7 +167,7 @@ class Target:
     def _publish(self, filling: Filling) -> bool:
         """Put what is whole into its place. True: the very directory that was filled is there."""
         if not filling.beside or not self._handed_over(filling.fd):
-            for name in sorted(names(filling.fd)):
+            for name in sorted(_names(filling.fd)):
                 os.rename(name, name, src_dir_fd=filling.fd, dst_dir_fd=self._fd)
             return False
         os.rename(filling.name, self.path.name, src_dir_fd=filling.above, dst_dir_fd=filling.above)
@@ -196,7 +197,7 @@ def _sweep(place: Place) -> None:
         return
     listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
     try:
-        for name in filter(_OURS.fullmatch, names(listing)):
+        for name in filter(_OURS.fullmatch, _names(listing)):
             with contextlib.suppress(OSError):
                 _sweep_one(Filling(place.fd, name, os.open(name, _OPEN, dir_fd=place.fd), beside=True))
     finally:
@@ -218,7 +219,21 @@ def _made(above: int, *, beside: bool) -> Filling:
     name = f"{PREFIX}{secrets.token_hex(8)}"
     os.mkdir(name, 0o700, dir_fd=above)
     fd = os.open(name, _OPEN, dir_fd=above)
-    if names(fd):
+    if _names(fd):
         os.close(fd)
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
     return Filling(above, name, fd, beside)
+
+
+def _names(fd: int) -> list[str]:
+    return os.listdir(fd)
+
+
+def _clear(fd: int) -> None:
+    """Take away all that lies in an open directory, following no link. What cannot go stays."""
+    for name in _names(fd):
+        with contextlib.suppress(OSError):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except OSError:
+                trees.remove(name, dir_fd=fd)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jetwatch.errors import ConfigError, NotTrusted, Problem
 from jetwatch.telemetry.outlet import Outlet
-from jetwatch.trust import open_directory_of_anybody
+from jetwatch.trust import enter
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -61,11 +61,8 @@ class LogFile(Outlet):
 
 def _open(path: Path, mode: int) -> int:
     """The file, to append to; made with this very mode. Others' modes stay. Raises OSError, NotTrusted."""
-    folder = open_directory_of_anybody(path.parent)
-    try:
-        return _open_in(folder, path.name, mode)
-    finally:
-        os.close(folder)
+    with enter(path.parent) as folder:
+        return _open_in(folder.fd, path.name, mode)
 
 
 def _open_in(folder: int, name: str, mode: int) -> int:

@@ -28,7 +28,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from jetwatch.telemetry.metrics import BUCKETS_S, Distribution, Kind, Metric, Reading, prometheus_name
-from jetwatch.trust import open_directory_of_anybody
+from jetwatch.trust import enter
 
 READABLE_BY_ALL = 0o644
 REQUEST_WITHIN_S = 5.0
@@ -54,11 +54,8 @@ def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
 
     The directory may be the collector's own: all is done in it by descriptor.
     """
-    folder = open_directory_of_anybody(path.parent)
-    try:
-        _replace(folder, path.name, text(readings))
-    finally:
-        os.close(folder)
+    with enter(path.parent) as folder:
+        _replace(folder.fd, path.name, text(readings))
 
 
 def _replace(folder: int, name: str, content: bytes) -> None:

@@ -10,7 +10,7 @@ import pytest
 from accounts import STRANGER, needs_accounts
 
 from jetwatch.content.cache import make_private
-from jetwatch.content.places import entered
+from jetwatch.content.places import enter
 from jetwatch.content.source import ContentStalled
 
 
@@ -28,10 +28,10 @@ def test_a_directory_below_ours_is_ours_and_links_of_ours_are_followed(tmp_path:
     (tmp_path / "real/inner").mkdir(parents=True)
     (tmp_path / "relative").symlink_to("real/inner/..")
     (tmp_path / "absolute").symlink_to(tmp_path / "relative")
-    with entered(tmp_path / "absolute/inner/new/newer", make_missing=True) as place:
+    with enter(tmp_path / "absolute/inner/new/newer", make_missing=True) as place:
         assert place.ours
         assert os.path.samestat(os.fstat(place.fd), (tmp_path / "real/inner/new/newer").stat())
-    with pytest.raises(FileNotFoundError), entered(tmp_path / "real/missing"):
+    with pytest.raises(FileNotFoundError), enter(tmp_path / "real/missing"):
         pass
 
 
@@ -39,7 +39,7 @@ def test_a_loop_of_links_has_an_end(tmp_path: Path) -> None:
     """As for the kernel."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(OSError, match="Too many levels"), entered(tmp_path / "a/x"):
+    with pytest.raises(OSError, match="Too many levels"), enter(tmp_path / "a/x"):
         pass
 
 
@@ -52,10 +52,10 @@ def test_what_others_may_write_to_is_not_ours(tmp_path: Path, mode: int) -> None
     elif mode == 0o770:
         pytest.skip("only root can give a directory to another group")
     (tmp_path / "open").chmod(mode)
-    with entered(tmp_path / "open/inner") as place:
+    with enter(tmp_path / "open/inner") as place:
         assert not place.ours
     (tmp_path / "open").chmod(mode | 0o1000)
-    with entered(tmp_path / "open/inner") as place:  # sticky: nobody else can rename what is ours
+    with enter(tmp_path / "open/inner") as place:  # sticky: nobody else can rename what is ours
         assert place.ours
 
 
@@ -64,9 +64,9 @@ def test_no_link_is_followed_below_another_accounts_directory(theirs: Path, tmp_
     """Whoever made it, and even where the link leads back to what is ours."""
     (theirs / "real").mkdir()
     (theirs / "link").symlink_to(tmp_path)
-    with entered(theirs / "real") as place:
+    with enter(theirs / "real") as place:
         assert not place.ours
-    with pytest.raises(ContentStalled, match="'link' is a link that another"), entered(theirs / "link"):
+    with pytest.raises(ContentStalled, match="'link' is a link that another"), enter(theirs / "link"):
         pass
 
 
@@ -78,7 +78,7 @@ def test_a_link_of_another_account_in_a_directory_for_all_is_not_followed(tmp_pa
     everybodys.chmod(0o1777)
     (everybodys / "link").symlink_to(tmp_path)
     os.chown(everybodys / "link", pwd.getpwnam(STRANGER).pw_uid, -1, follow_symlinks=False)
-    with pytest.raises(ContentStalled, match="'link' is a link"), entered(everybodys / "link"):
+    with pytest.raises(ContentStalled, match="'link' is a link"), enter(everybodys / "link"):
         pass
 
 

@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 import pytest
 from children import NOBODY, as_nobody
 
-from jetwatch.errors import NotTrusted
+from jetwatch.errors import LinkOfOthers, NotTrusted
 from jetwatch.trust import (
     MOST_LINKS,
     Accounts,
+    enter,
     is_writable_by_others,
     open_directory,
-    open_directory_of_anybody,
     open_file,
     require,
 )
@@ -139,6 +139,16 @@ def access_list(*named: tuple[int, int, int], mask: int = 6) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in sorted(entries))
 
 
+def set_access_list(path: Path, acl: bytes) -> None:
+    """Or skip, where there are none."""
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip(f"{path}: this file system has no access lists")
+
+
 @pytest.mark.parametrize(
     ("acl", "refused"),
     [
@@ -153,12 +163,7 @@ def access_list(*named: tuple[int, int, int], mask: int = 6) -> bytes:
 @pytest.mark.parametrize("part", ["a/b/file", "a"])
 def test_an_access_list_can_let_others_write(place: Path, file: Path, part: str, acl: bytes, refused: bool) -> None:
     """The mode shows its mask as the rights of a group, which may be our own."""
-    try:
-        os.setxattr(place / part, "system.posix_acl_access", acl)
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-        pytest.skip(f"{place}: this file system has no access lists")
+    set_access_list(place / part, acl)
     if (place / part).is_dir():
         (place / part).chmod((place / part).stat().st_mode | 0o100)
     if refused:
@@ -388,7 +393,50 @@ def test_a_directory_of_others_is_entered_and_none_of_its_links(place: Path) -> 
     give(theirs)
     give(theirs / "own")
     for name in ("theirs", "theirs/own", "ours"):
-        os.close(open_directory_of_anybody(place / name))
+        os.close(enter(place / name).fd)
     for name in ("theirs/link", "theirs/own/../link", "ours/../link"):
         with pytest.raises(NotTrusted, match="is a link in a directory of others"):
-            open_directory_of_anybody(place / name)
+            enter(place / name)
+
+
+def test_a_directory_that_an_access_list_opens_is_not_ours(place: Path) -> None:
+    """Nor is what lies in it: who is in the list could rename it. A list that lets nobody write changes nothing."""
+    (place / "a/b").mkdir(parents=True)
+    for mask, ours in ((7, False), (5, True)):
+        set_access_list(place / "a", access_list((USER, 7, NOBODY), mask=mask))
+        with enter(place) as above, enter(place / "a") as opened, enter(place / "a/b") as inside:
+            assert (above.ours, opened.ours, inside.ours) == (True, ours, ours)
+            assert above.below(opened.fd).ours == ours
+            assert opened.below(inside.fd).ours == ours
+
+
+def test_a_second_name_of_a_link_of_ours_is_not_followed(shared: Path, place: Path) -> None:
+    """Where everybody may write, anybody may have made it."""
+    (place / "folder").mkdir()
+    (place / "link").symlink_to("folder")
+    os.link(place / "link", shared / "second", follow_symlinks=False)
+    with pytest.raises(LinkOfOthers) as refused:
+        enter(shared / "second")
+    assert refused.value.link == shared / "second"
+    with enter(place / "link") as found:
+        assert found.ours
+
+
+def test_what_is_missing_is_made_as_the_umask_has_it(place: Path) -> None:
+    """A person made it: so it is with `mkdir -p`."""
+    before = os.umask(0o027)
+    try:
+        with enter(place / "x/y", make_missing=True) as made:
+            assert made.ours
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((place / name).stat().st_mode) for name in ("x", "x/y")} == {0o750}
+
+
+def test_what_is_entered_is_a_directory(place: Path) -> None:
+    """And else told with its path."""
+    (place / "file").write_text("x")
+    for walk in (enter, lambda path: open_directory(path, OWN)):
+        with pytest.raises(NotADirectoryError) as refused:
+            walk(place / "file")
+        assert refused.value.filename == str(place / "file")
