@@ -76,6 +76,12 @@ class Place(Struct, frozen=True):
         return Place(fd, self.ours)
 
 
+def is_private(facts: os.stat_result, *uids: int) -> bool:
+    """Whether it is a directory of one of these accounts that nobody else may write to, and no group at all."""
+    is_closed = not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)  # the group's bits are the mask of an access list
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid in uids and is_closed
+
+
 def is_writable_by_others(facts: os.stat_result, accounts: Accounts, acl: bytes = b"") -> bool:
     """Whether somebody else may write to a file: everybody, a group of others, or who stands in its access list."""
     if facts.st_mode & stat.S_IWOTH:

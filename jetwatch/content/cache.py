@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from msgspec import Struct
 from jetwatch.content.places import enter
 from jetwatch.content.source import ContentStalled
 from jetwatch.content.staging import path_error, write_all
+from jetwatch.trust import is_private
 
 MOST_BYTES = 4 * 1024**3
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -234,7 +234,7 @@ def make_private(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=above.fd)
         facts = os.stat(path.name, dir_fd=above.fd, follow_symlinks=False)
-    mine = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+    mine = is_private(facts, os.geteuid())
     if not mine or not above.ours:
         wrong = path if not mine else f"{path.parent} or a directory above it"
         raise ContentStalled(

@@ -30,6 +30,7 @@ from jetwatch.process.prepare import Start, Surroundings, environment, prepare, 
 from jetwatch.records import Command, CommandResult, Ending, Evidence, ProcessId, Sight
 from jetwatch.statedir import StateDir
 from jetwatch.trees import SLICE
+from jetwatch.trust import is_private
 
 _TRASH = ".trash."
 _GONE = ""
@@ -340,7 +341,7 @@ def _is_usable_cache(path: Path, uid: int) -> bool:
         found = path.lstat()
     except FileNotFoundError:
         return True
-    return S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), uid) and not found.st_mode & 0o022
+    return is_private(found, os.geteuid(), uid)
 
 
 def _write_plain_output(target: Path, run: Path, owner: str | None) -> None:
