@@ -7,6 +7,8 @@ import os
 import random
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -440,3 +442,53 @@ def test_what_is_entered_is_a_directory(place: Path) -> None:
         with pytest.raises(NotADirectoryError) as refused:
             walk(place / "file")
         assert refused.value.filename == str(place / "file")
+
+
+ON_DEMAND = """
+import ctypes, fcntl, os, struct, sys
+from pathlib import Path
+from jetwatch.trust import Accounts, enter, require
+
+READY = 0x9360  # linux/auto_fs.h: AUTOFS_IOC_READY
+disk, libc = sys.argv[1], ctypes.CDLL(None)
+asked, asks = os.pipe()
+mounted, says_mounted = os.pipe()
+daemon = os.fork()
+if daemon == 0:
+    os.setpgrp()  # what this group does there triggers nothing
+    options = f"fd={asks},pgrp={os.getpgrp()},minproto=5,maxproto=5,direct"
+    failed = libc.mount(b"test", disk.encode(), b"autofs", 0, options.encode())
+    door = os.open(disk, os.O_RDONLY)
+    os.write(says_mounted, b"failed" if failed else b"mounted")
+    token = struct.unpack_from("iiI", os.read(asked, 512))[2]
+    libc.mount(b"test", disk.encode(), b"tmpfs", 0, b"mode=755")
+    Path(disk, "folder").mkdir()
+    fcntl.ioctl(door, READY, token)
+    os._exit(0)
+if os.read(mounted, 16) == b"failed":
+    os.kill(daemon, 9)
+    sys.exit("no autofs")
+os.close(asks)
+try:
+    with enter(Path(disk, "folder")) as found:
+        assert found.ours
+    require(Path(disk, "folder"), Accounts.own())
+finally:
+    os.kill(daemon, 9)
+"""
+
+
+@as_root
+def test_a_disk_that_is_mounted_on_demand_is_mounted_by_the_walk(place: Path) -> None:
+    """As by every use of the path: what is looked up as a directory sets it off, what is only looked up does not."""
+    (place / "disk").mkdir()
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", ON_DEMAND, place / "disk"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if done.stderr == "no autofs\n":
+        pytest.skip("this machine mounts nothing on demand")
+    assert (done.returncode, done.stderr) == (0, "")
