@@ -124,7 +124,8 @@ def build_zipapp(site: Path) -> None:
     files["__main__.py"] = (ROOT / "packaging" / "zipapp" / "__main__.py").read_bytes()
     made = DIST / "jetp.pyz"
     with made.open("wb") as stream:
-        stream.write(b'#!/bin/sh\nexec python3 -I "$0" "$@"\n')  # what is before the archive, Python does not read
+        # What is before the archive, Python does not read. An isolated one believes these two variables all the same.
+        stream.write(b'#!/bin/sh\nunset PYTHONEXECUTABLE __PYVENV_LAUNCHER__\nexec python3 -I "$0" "$@"\n')
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in sorted(files.items()):
                 entry = zipfile.ZipInfo(name, time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"]))[:6])

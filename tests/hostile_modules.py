@@ -24,6 +24,11 @@ class HostileModules:
         self._register.touch()
         for path in (directory, self._register):
             path.chmod(0o777)
+        self._program = directory / "venv" / "bin" / "python"
+        site = directory / "venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+        site.parent.mkdir(parents=True)
+        site.symlink_to(directory)
+        (directory / "venv" / "pyvenv.cfg").write_text("include-system-site-packages = false\n")
         for name in sys.stdlib_module_names | _OF_LIBRARIES | _AT_START:
             text = _TEXT.format(register=str(self._register), name=name)
             (directory / f"{name}.py").write_text(text)
@@ -32,7 +37,13 @@ class HostileModules:
     def environ(self) -> dict[str, str]:
         """What would have Python look there first."""
         start = str(self.directory / "sitecustomize.py")
-        return {"PYTHONPATH": str(self.directory), "PYTHONHOME": str(self.directory), "PYTHONSTARTUP": start}
+        return {
+            "PYTHONPATH": str(self.directory),
+            "PYTHONHOME": str(self.directory),
+            "PYTHONSTARTUP": start,
+            "PYTHONEXECUTABLE": str(self._program),
+            "__PYVENV_LAUNCHER__": str(self._program),
+        }
 
     @property
     def imported(self) -> list[str]:

@@ -326,7 +326,7 @@ def fetch_command(content: Content, template: Command) -> tuple[Command, dict[st
         "--cache={{ cache_path }}",
         f"--deadline={template.timeout_s:g}",
     )
-    env = {**template.env, OPTIONS_VARIABLE: json.dumps(options)}
+    env = {**template.env, **interpreter.ENVIRONMENT, OPTIONS_VARIABLE: json.dumps(options)}
     secrets = {SECRETS_VARIABLE: json.dumps(dict(content.secrets))} if content.secrets else {}
     # Each of them by itself too: what stands alone in the environment is masked by itself where it is told.
     secrets |= {f"JETWATCH_CONTENT_{name.upper()}": value for name, value in content.secrets.items()}

@@ -23,6 +23,8 @@ def main():
         python = os.path.join(home, "bin", "python")
         if not os.path.exists(python):
             _unpack(packed, home)
+    for name in ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"):  # which an isolated Python believes all the same
+        os.environ.pop(name, None)
     os.execv(python, [python, "-I", "-m", "jetwatch", *sys.argv[1:]])
 
 

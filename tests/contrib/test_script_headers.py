@@ -47,7 +47,7 @@ def test_a_script_is_executable_and_declares_what_it_needs(name: str) -> None:
     text = path_of(name).read_text()
     assert path_of(name).stat().st_mode & 0o111 == 0o111
     assert text.startswith("#!/bin/sh\n# /// script\n")
-    assert '\n"""exec" python3 -I "$0" "$@"\n' in text
+    assert '\n"""unset" PYTHONEXECUTABLE __PYVENV_LAUNCHER__; exec python3 -I "$0" "$@"\n' in text
     block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", text, re.MULTILINE)
     assert block is not None
     metadata = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))

@@ -58,7 +58,8 @@ def test_supervisors_and_forkers_import_nothing_of_others(
 
 def test_the_agents_own_program_imports_nothing_of_others(hostile: HostileModules) -> None:
     """It is what looks and fetches are started with."""
-    assert "jetwatch" in run_in(hostile, *interpreter.jetp("version"), **hostile.environ)
+    environ = {**hostile.environ, **interpreter.ENVIRONMENT}
+    assert "jetwatch" in run_in(hostile, *interpreter.jetp("version"), **environ)
 
 
 def test_the_installed_command_imports_nothing_from_where_it_is_started(hostile: HostileModules) -> None:
@@ -82,7 +83,8 @@ def test_the_program_is_found_where_an_isolated_python_does_not_look(hostile: Ho
     for path in {path.name: path for path in (*Path(click.__file__).parents[1].iterdir(), PACKAGE)}.values():
         (site / path.name).symlink_to(path)
     python = Path(sys.executable).resolve()
-    assert "jetwatch" in run_in(hostile, python, "-I", site / "jetwatch" / "__main__.py", "version", **hostile.environ)
+    environ = {**hostile.environ, **interpreter.ENVIRONMENT}
+    assert "jetwatch" in run_in(hostile, python, "-I", site / "jetwatch" / "__main__.py", "version", **environ)
 
 
 def test_one_module_alone_knows_the_interpreter() -> None:
@@ -104,5 +106,6 @@ def test_every_interpreter_that_is_started_is_isolated() -> None:
 
 def test_the_one_file_program_asks_for_an_isolated_python() -> None:
     """Before it has unpacked itself, and after."""
-    assert r'#!/bin/sh\nexec python3 -I "$0" "$@"\n' in (ROOT / "packaging" / "build.py").read_text()
+    header = r'#!/bin/sh\nunset PYTHONEXECUTABLE __PYVENV_LAUNCHER__\nexec python3 -I "$0" "$@"\n'
+    assert header in (ROOT / "packaging" / "build.py").read_text()
     assert '[python, "-I", "-m", "jetwatch"' in (ROOT / "packaging" / "zipapp" / "__main__.py").read_text()
