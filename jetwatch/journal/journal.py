@@ -368,18 +368,22 @@ class Journal:
         return self._runs("WHERE swept = 0 AND watch = ? ORDER BY seq DESC", (watch,), whole=False)
 
     def run(self, prefix: str | None = None) -> Run:
-        """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several."""
+        """The one run whose id begins with `prefix`; the newest for None. Raises UsageError for none or several, and
+        for one that cannot be read."""
+        rows: list[Row] = []
         if prefix is None:
-            found = self.runs(limit=1)
+            rows = self._rows(f"{_RUNS} ORDER BY seq DESC LIMIT 1")
         elif prefix.isascii():  # as every id is
-            found = self._runs("WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (prefix,))
-        else:
-            found = []
-        if not found:
+            rows = self._rows(f"{_RUNS} WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (prefix,))
+        if not rows:
             raise UsageError(f"no run begins with {prefix}" if prefix else "there was no run yet")
-        if len(found) > 1:
+        if len(rows) > 1:
             raise UsageError(f"more than one run begins with {prefix}: give more of it")
-        return found[0]
+        seq, row, watch, data = rows[0]
+        run = self._run(row, watch, data, whole=True)
+        if run is None:
+            raise UsageError(f"run {row[:8]} is in the journal, but its row cannot be read. jetp runs shows the others")
+        return replace(run, seq=seq)
 
     def hooks_of(self, run_id: str) -> list[OutboxEntry]:
         """The hooks of one run, in their order."""

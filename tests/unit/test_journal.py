@@ -483,14 +483,6 @@ def test_a_row_that_cannot_be_read_is_told_and_passed_over(journal: Journal, pat
     assert [(each.id, each.watch, each.run_id) for each in journal.unread_hooks()] == [(1, "web1", "run-1")]
 
 
-def test_the_newest_run_is_found_beside_one_that_cannot_be_read(journal: Journal, path: Path) -> None:
-    """By its id, that is: which of them is the newest nobody can say."""
-    journal.commit(change(runs=(run(),)))
-    by_hand(path, "UPDATE run SET record = '{'")
-    with pytest.raises(UsageError, match="no run begins with run"):
-        journal.run("run")
-
-
 def test_an_agent_that_cannot_be_read_is_none(journal: Journal, path: Path) -> None:
     """It is as if none had worked here yet; the next one writes itself down."""
     journal.commit(change(agent=AGENT))
@@ -669,6 +661,23 @@ def test_without_a_beginning_it_is_the_newest_run(journal: Journal) -> None:
         journal.run()
     journal.commit(change(runs=(closed(id="run-1"), closed(id="run-2", watch="db"))))
     assert journal.run().id == "run-2"
+
+
+@pytest.mark.parametrize("prefix", [None, "b1", "b1d4"])
+def test_a_run_that_cannot_be_read_is_not_said_to_be_missing(path: Path, journal: Journal, prefix: str | None) -> None:
+    """Nor is another one shown in its place."""
+    journal.commit(change(runs=(closed(id="a1b2"), closed(id="b1d4"))))
+    by_hand(path, "UPDATE run SET record = '{' WHERE id = 'b1d4'")
+    with pytest.raises(UsageError, match="run b1d4 is in the journal, but its row cannot be read"):
+        journal.run(prefix)
+
+
+def test_a_run_that_cannot_be_read_counts_among_those_that_begin_alike(path: Path, journal: Journal) -> None:
+    """Whoever asked may have meant that one."""
+    journal.commit(change(runs=(closed(id="b1d3"), closed(id="b1d4"))))
+    by_hand(path, "UPDATE run SET record = '{' WHERE id = 'b1d4'")
+    with pytest.raises(UsageError, match="more than one run begins with b1"):
+        journal.run("b1")
 
 
 @pytest.fixture
