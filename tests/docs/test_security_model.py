@@ -19,5 +19,5 @@ def test_every_promise_names_a_test_that_there_is() -> None:
         named = NAMED.findall(row)
         assert named, f"no test is named: {row}"
         for file, test in named:
-            text = (ROOT / "tests" / file).read_text("utf-8")
+            text = (ROOT / file).read_text("utf-8")
             assert f"def {test}(" in text, f"{file} has no {test}"
