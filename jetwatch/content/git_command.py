@@ -208,6 +208,8 @@ def _http_settings(content: Content, parts: SplitResult) -> dict[str, str]:
         settings |= {"http.sslCAInfo": content.ca_file, "http.sslCAPath": os.devnull}
     if parts.scheme == "http" and not is_in_the_open(content.url):
         settings["http.proxy"] = ""  # what may only come from this machine does not go by another
+        if not (content.is_proven or content.insecure):
+            settings["http.followRedirects"] = "false"  # nor does it come from another
     username, password = content.secrets.get("username", ""), content.secrets.get("password", "")
     token = content.secrets.get("bearer_token", "")
     if not (password or token):

@@ -18,6 +18,7 @@ from git_places import PASSWORD, Repository, content_of, git, over
 from source_suite import DEADLINE_S, FILES, Fetching, SourceSuite, revision, silent, tiny_disk, tree
 from ssh_server import new_key
 from tcp_proxy import TcpProxy
+from web_server import Page, serving
 
 from jetwatch.content import git_command
 from jetwatch.content.fetch import fetch
@@ -261,6 +262,18 @@ def test_a_password_goes_to_one_host_only_and_is_never_shown() -> None:
         assert PASSWORD not in str(refusal.value)
     with pytest.raises(ContentStalled, match="in the open"):
         revision(GitSource(content_of("http://127.0.0.1/x.git", secrets={"password": PASSWORD})))
+
+
+def test_what_may_only_come_from_this_machine_follows_no_redirect() -> None:
+    """It could lead to another machine, whose plain http proves nothing; where that is allowed it is followed."""
+    with over("http") as place, serving() as server:
+        place.put(FILES)
+        asked = "/info/refs?service=git-upload-pack"
+        server.pages[f"/r.git{asked}"] = Page(status=302, headers={"Location": f"{place.url}{asked}"})
+        moved = f"{server.url}/r.git"
+        with pytest.raises(ContentStalled, match="302"):
+            revision(GitSource(content_of(moved, ref="main")))
+        assert revision(GitSource(content_of(moved, ref="main", insecure=True))) == revision(place.source())
 
 
 def test_what_git_is_started_with_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
