@@ -7,6 +7,7 @@ import datetime
 import email.utils
 import http.server
 import ipaddress
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -137,6 +138,30 @@ def serving(host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> I
         listening.shutdown()
         listening.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def saying(words: bytes) -> Iterator[int]:
+    """A server that says the same again and again, whatever it is asked, and takes who comes next; its port."""
+
+    def tell(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(words)
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=tell, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @dataclass(frozen=True)

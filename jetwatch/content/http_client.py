@@ -8,11 +8,9 @@ but ContentError; none of its text reaches a message, only its status. With `ca_
 from __future__ import annotations
 
 import base64
-import contextlib
 import email.utils
 import http.client
 import re
-import socket
 import ssl
 import time
 import urllib.parse
@@ -21,8 +19,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
@@ -33,6 +29,7 @@ from urllib3.exceptions import (
 )
 from urllib3.response import BaseHTTPResponse
 
+from jetwatch.connections import Connections
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentStalled, ContentWait
 from jetwatch.locator import is_in_the_open, is_loopback
 
@@ -57,7 +54,7 @@ class HttpClient:
         self._url = content.url
         self._may_be_open = content.is_proven or content.insecure
         self._now = now
-        self._sockets: list[socket.socket] = []
+        self._connections = Connections(most=REDIRECTS + 1)
         self._origin = _allowed(self._url, self._may_be_open)
         self._authorization = _authorization(content.secrets)
         if self._authorization and is_in_the_open(self._url):
@@ -95,12 +92,8 @@ class HttpClient:
         return ContentRetry(f"{what}: the connection failed, or was closed in the middle of an answer")
 
     def close(self) -> None:
-        """End every connection, also one that another thread waits on."""
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        self._sockets.clear()
+        """End every connection, also one that another thread waits on. No other is made."""
+        self._connections.end()
         self._pools.clear()
 
     def _make_pools(self, content: Content, trust: ssl.SSLContext) -> urllib3.PoolManager:
@@ -121,7 +114,7 @@ class HttpClient:
                 raise ContentStalled(f"{self._url}: expected http://host:port in the variable {name}") from None
         else:
             pools = urllib3.PoolManager(**options)
-        pools.pool_classes_by_scheme = _pool_classes(self._sockets)
+        pools.pool_classes_by_scheme = self._connections.pool_classes()
         return pools
 
     def _ask(self, url: str, origin: Origin, headers: Mapping[str, str]) -> BaseHTTPResponse:
@@ -239,27 +232,3 @@ def _authorization(secrets: Mapping[str, str]) -> str:
     if not re.fullmatch(r"[\x20-\x7e]+", value):  # the library's own complaint would show it
         raise ContentStalled("`bearer_token` has a character that no header can carry")
     return value
-
-
-def _pool_classes(opened: list[socket.socket]) -> dict[str, Any]:
-    """urllib3's own pools, with connections that note their sockets in `opened`, so that `close` can reach them."""
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            opened.append(made.dup())  # TLS takes `made` over and leaves it empty
-            return made
-
-    class Encrypted(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            opened.append(made.dup())  # TLS takes `made` over and leaves it empty
-            return made
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(HTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    return {"http": PlainPool, "https": EncryptedPool}

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import urllib3
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
+from jetwatch.connections import Connections
 from jetwatch.errors import NotTrusted
 from jetwatch.events import Told
 from jetwatch.telemetry.sending import Answer
 from jetwatch.trust import Accounts, open_file, require
 
 _CONNECT_S = 5.0
+_WHOLE_ANSWERS = 3.0
+"""So many times `timeout_s` a whole attempt may take; `timeout_s` alone counts from byte to byte."""
 _TOLD_OF_AN_ANSWER = 200
 _READ_OF_AN_ANSWER = 4096
 _LONGEST_TOKEN = 16 * 1024
@@ -49,6 +53,7 @@ class HttpRoad:
         self._line = line
         self._origin = origin
         self._pools: urllib3.PoolManager | None = None
+        self._connections = Connections(most=1)
 
     def form(self, told: Told) -> bytes:
         """The event with its `id`; for HEC in its envelope."""
@@ -66,7 +71,21 @@ class HttpRoad:
         return _json({**envelope, "event": line}) + b"\n"
 
     def post(self, batch: list[bytes]) -> Answer:
-        """Send them in one request."""
+        """Send them in one request. A server that goes on and on is left."""
+        watch = threading.Timer(_WHOLE_ANSWERS * self._target.timeout_s, self.leave)
+        watch.daemon = True
+        watch.start()
+        try:
+            return self._post(batch)
+        finally:
+            watch.cancel()
+
+    def leave(self) -> None:
+        """End what is under way, and its connection."""
+        self._connections.end()
+        self._pools = None  # the next attempt makes its own
+
+    def _post(self, batch: list[bytes]) -> Answer:
         target, token = self._target, None
         try:
             headers = {"Content-Type": "application/json" if target.hec else "application/x-ndjson"}
@@ -100,7 +119,9 @@ class HttpRoad:
                 require(self._target.ca_file, Accounts.own())
             trust = ssl.create_default_context(cafile=self._target.ca_file)
             timeout = urllib3.Timeout(connect=min(_CONNECT_S, self._target.timeout_s), read=self._target.timeout_s)
+            self._connections = Connections(most=1)
             self._pools = urllib3.PoolManager(num_pools=1, retries=False, timeout=timeout, ssl_context=trust)
+            self._pools.pool_classes_by_scheme = self._connections.pool_classes()
         return self._pools
 
     def _token(self) -> str | None:

@@ -17,10 +17,10 @@ import pytest
 from packed_places import PackedPlace, noise, tar_zst
 from source_suite import DEADLINE_S, Place, SourceSuite, revision, silent, tree
 from tcp_proxy import TcpProxy
-from web_server import Authority, Page, WebServer, make_authority, serving
+from web_server import Authority, Page, WebServer, make_authority, saying, serving
 
 from jetwatch.content.http import HttpSource
-from jetwatch.content.http_client import LONGEST_WAIT_S, retry_after_s
+from jetwatch.content.http_client import LONGEST_WAIT_S, HttpClient, retry_after_s, trust_of
 from jetwatch.content.source import (
     Content,
     ContentError,
@@ -431,6 +431,26 @@ def test_a_look_that_was_given_up_leaves_no_thread(server: WebServer, proxy: Tcp
     for thread in [each for each in threading.enumerate() if each.name == "content-question"]:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_who_was_given_up_makes_no_connection_any_more(server: WebServer) -> None:
+    """A redirect, or a slow connection, after the deadline would be a thread that nobody ends."""
+    server.pages[PATH] = Page(PACKED, etag='"abc"')
+    client = HttpClient(Content(server.url + PATH, ContentKind.HTTP), trust_of(None))
+    client.close()
+    with pytest.raises(ContentRetry):
+        client.get({})
+    assert server.asked == []
+
+
+def test_a_server_that_only_says_continue_is_given_up() -> None:
+    """Answers before the answer have no number and no end."""
+    with saying(b"HTTP/1.1 100 Continue\r\n\r\n") as port:
+        with pytest.raises(ContentRetry, match="within"):
+            HttpSource(Content(f"http://127.0.0.1:{port}/x.tar", ContentKind.HTTP)).look(None, 0.3)
+        for thread in [each for each in threading.enumerate() if each.name == "content-question"]:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_an_encrypted_server_that_never_answers_leaves_no_thread() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from builders import NOW
 from waiting import until
+from web_server import saying
 
 from jetwatch.errors import JournalError
 from jetwatch.events import Event, Resumed, SinkFailed, SinkLost, SinkResumed, Told
+from jetwatch.telemetry.http_sink import HttpRoad, Target
 from jetwatch.telemetry.sending import Answer, Sender, Verdict, judge, wait_s
 from jetwatch.telemetry.watermark import Watermark
 
@@ -245,3 +247,29 @@ def test_draining_ends_with_the_last_event_or_the_first_failure(bench: Bench) ->
     broken = bench.send(History(500), Server(*[Answer(503, "down", 3600.0)] * 5))
     broken.drain(30)
     assert broken.waiting == 250
+
+
+def test_a_receiver_that_goes_on_and_on_is_left() -> None:
+    """Each byte comes in time; the whole never does."""
+    with saying(b"HTTP/1.1 100 Continue\r\n\r\n") as port:
+        road = HttpRoad(Target(f"http://127.0.0.1:{port}/x", hec=False, timeout_s=0.1), lambda _: {}, "here")
+        for _ in range(2):
+            assert judge(road.post([b"{}"])) is Verdict.LATER
+        road.leave()
+
+
+def test_connections_that_a_receiver_ends_do_not_add_up() -> None:
+    """Each batch has its own, and the one before is gone."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with saying(answer) as port:
+        road = HttpRoad(Target(f"http://127.0.0.1:{port}/x", hec=False), lambda _: {}, "here")
+        road.post([b"{}"])
+        before = open_files()
+        assert all(judge(road.post([b"{}"])) is Verdict.ACCEPTED for _ in range(5))
+        until(lambda: open_files() <= before + 1)
+        road.leave()
+
+
+def open_files() -> int:
+    """Of this process, which is the receiver, too."""
+    return len(list(Path("/proc/self/fd").iterdir()))
