@@ -56,8 +56,9 @@ class Machine(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where programs are looked for."""
-        return self.environ.get("PATH", os.defpath)
+        """Where programs are looked for; never where the current directory decides, as content lies there."""
+        entries = self.environ.get("PATH", os.defpath).split(os.pathsep)
+        return os.pathsep.join(entry for entry in entries if Path(entry).is_absolute())
 
 
 class Engine(Struct, frozen=True):
@@ -84,7 +85,6 @@ def find_engine(machine: Machine) -> Engine:
 
 def find_jet(machine: Machine) -> Path | None:
     """Return Jet's binary, or a script in its place. It is called `jetp` like our own command, so ours are left out."""
-    # An empty entry of PATH would be the current directory: a playbook's directory must not supply the engine.
     directories = [Path(entry) for entry in machine.path.split(os.pathsep) if entry]
     candidates = (directory / name for name in JET_NAMES for directory in directories)
     return next((path for path in candidates if may_be_jet(path) and path.resolve() not in machine.ourselves), None)

@@ -73,12 +73,16 @@ def test_a_jet_behind_our_own_command_on_path_is_found(tmp_path: Path) -> None:
     assert find_engine(here).argv[0] == str(jet)
 
 
-def test_an_engine_in_the_current_directory_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty entry in PATH does not let content supply the engine."""
+@pytest.mark.parametrize("entry", ["", ".", "bin/..", "./"])
+@pytest.mark.parametrize("engine", ["jetp", "ansible-playbook"])
+def test_an_engine_in_the_current_directory_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, engine: str
+) -> None:
+    """No entry of PATH lets content supply the engine."""
     monkeypatch.chdir(tmp_path)
-    executable(tmp_path / "jetp", ELF)
+    executable(tmp_path / engine, ELF)
     with pytest.raises(NoEngineError):
-        find_engine(machine(tmp_path, PATH=f":{tmp_path}/bin"))
+        find_engine(machine(tmp_path, PATH=f"{entry}:{tmp_path}/bin"))
 
 
 def test_the_ansible_of_our_own_environment_comes_before_that_on_path(tmp_path: Path) -> None:
