@@ -29,6 +29,7 @@ OUTCOME_STYLES: Mapping[str, str] = {
     Outcome.CANCELLED: "yellow",
 }
 _LAST_COLUMN_LEAST = 6
+_LAST_S = 253_402_128_000  # the last day but one of the year 9999: a day of any time zone is in the calendar
 
 
 class Screen:
@@ -165,11 +166,16 @@ def rough(seconds: float) -> str:
 
 def iso(wall_us: int) -> str:
     """Unix time as RFC 3339 in UTC, whole seconds."""
-    return datetime.fromtimestamp(wall_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(_within_calendar_s(wall_us), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def local(wall_us: int, now_us: int) -> str:
     """Unix time as a person's clock and calendar say it: the time alone for today."""
-    moment = datetime.fromtimestamp(wall_us // 1_000_000).astimezone()
-    today = datetime.fromtimestamp(now_us // 1_000_000).astimezone().date()
+    moment = datetime.fromtimestamp(_within_calendar_s(wall_us)).astimezone()
+    today = datetime.fromtimestamp(_within_calendar_s(now_us)).astimezone().date()
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
+
+
+def _within_calendar_s(wall_us: int) -> int:
+    """Unix time in seconds. A journal may say any number: what no calendar has is shown as the nearest that it has."""
+    return min(max(wall_us // 1_000_000, 0), _LAST_S)
