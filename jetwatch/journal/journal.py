@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,7 +122,7 @@ class Journal:
     def open_to_read(cls, path: Path) -> Journal:
         """Open to read, beside an agent or without one. Raises UsageError when there is none, JournalError."""
         with _explained(path):
-            if not path.exists() or _refuse_unknown(path) == 0:
+            if not _is_there(path) or _refuse_unknown(path) == 0:
                 raise UsageError(f"{path}: no journal here: no agent has worked in this state directory yet")
             connection = _connect(path, "mode=ro")
         return cls(path, connection)
@@ -469,6 +470,15 @@ def _quoted(path: Path) -> str:
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a file. Raises JournalError for what is none: who opens a FIFO waits, maybe for ever."""
+    if not path.exists():
+        return False
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise JournalError(f"{path}: expected the journal, which is a file; found something else, and left it as it is")
+    return True
+
+
 def _connect(path: Path, options: str) -> sqlite3.Connection:
     # One thread at a time uses it, but not always the one that opened it.
     uri = f"file://{_quoted(path.absolute())}?{options}"
@@ -483,7 +493,7 @@ def _text(data: bytes) -> str:
 
 def _open_to_write(path: Path) -> sqlite3.Connection:
     with _explained(path):
-        if path.exists() and path.stat().st_size > 0:
+        if _is_there(path) and path.stat().st_size > 0:
             _refuse_unknown(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         connection = _connect(path, "mode=rw")
@@ -575,7 +585,7 @@ def _for_now(error: Exception, path: Path, *, known: bool) -> str | None:
 def _is_full(path: Path) -> bool:
     """Whether a file beside `path` would find no inode or no block."""
     try:
-        stat = os.statvfs(path.parent)
+        facts = os.statvfs(path.parent)
     except OSError:
         return False
-    return stat.f_bavail == 0 or (stat.f_files > 0 and stat.f_favail == 0)
+    return facts.f_bavail == 0 or (facts.f_files > 0 and facts.f_favail == 0)

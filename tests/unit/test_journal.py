@@ -634,6 +634,14 @@ def test_the_journal_may_lie_anywhere(tmp_path: Path, name: str, monkeypatch: py
     assert path.stat().st_size > 0
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """A FIFO in the journal's place: whoever opened it would wait until somebody writes."""
+    os.mkfifo(tmp_path / "journal.db")
+    for opened in (Journal.open, Journal.open_to_read):
+        with pytest.raises(JournalError, match="expected the journal, which is a file; found something else"):
+            opened(tmp_path / "journal.db")
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
