@@ -9,6 +9,7 @@ two frames is what was dropped. Imports next to nothing: a supervisor loads it f
 from __future__ import annotations
 
 import os
+import stat
 import struct
 
 TYPE_CHECKING = False
@@ -138,13 +139,20 @@ def _first_offsets(directory: str) -> Iterator[tuple[int, str]]:
             break
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Also a FIFO that somebody put there: nobody may ever write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _frames(path: str, from_offset: int) -> Iterator[tuple[int, int, bytes]]:
     """The whole frames of one file that reach beyond `from_offset`."""
     try:
-        source = open(path, "rb")
+        source = open(path, "rb", opener=_open_at_once)
     except FileNotFoundError:
         return
     with source:
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            return
         first = os.pread(source.fileno(), HEADER.size, 0)
         expected = 0
         while len(header := source.read(HEADER.size)) == HEADER.size:

@@ -197,3 +197,10 @@ def test_what_is_read_is_what_was_written(
     assert on_disk(directory) <= 2 * keep_bytes + 3 * HEADER.size
     from_there = b"".join(part for _, part in kept(directory, offset))
     assert from_there == b"".join(part[max(0, offset - start) :] for start, part in frames)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fifo_in_the_place_of_output_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """It is as if there were none: whoever opened it would wait until somebody writes."""
+    os.mkfifo(tmp_path / name)
+    assert list(output.read(str(tmp_path))) == []
