@@ -26,6 +26,7 @@ from jetwatch.config.content import OPTIONS_VARIABLE, SECRETS, Source, full_url
 from jetwatch.config.nodes import Mapping, Node, Notes, Scalar
 from jetwatch.content import fetch as fetching
 from jetwatch.content.cache import make_private
+from jetwatch.content.memory import bound_memory
 from jetwatch.content.places import enter
 from jetwatch.content.source import Content, Fetched, Limits, Look, Progress
 from jetwatch.content_records import SECRETS_VARIABLE
@@ -72,6 +73,7 @@ def fetch(
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that nothing half-done stays
     content = _content(url, options)
+    bound_memory(content.limits)
     if look:
         _say_look(fetching.look(content, deadline_s=deadline_s or fetching.LOOK_S), as_json)
         return

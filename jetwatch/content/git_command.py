@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
+from jetwatch.content.memory import most_bytes
 from jetwatch.content.source import Content, ContentError, ContentRetry, ContentSlow, ContentStalled, Limits
 from jetwatch.content_records import SLOW_S, shown_without
 from jetwatch.locator import is_in_the_open
@@ -144,18 +145,19 @@ class Git(Struct, frozen=True):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """How each git starts: no larger file, no longer computing, no dump of its memory."""
+        """How each git starts: no larger file, no longer computing, no more memory and no dump of it."""
         blocks = allowed_bytes(self.limits) // _BLOCK_BYTES + 1  # so one that met this bound can be told by its size
-        return (*_BOUNDED, str(blocks), str(CPU_S), *_GIT)
+        return (*_BOUNDED, str(blocks), str(CPU_S), str(most_bytes(self.limits) // _KIB), *_GIT)
 
 
 _GIT = ("git", "--no-pager", "--literal-pathspecs")
 _BLOCK_BYTES = 512
+_KIB = 1024
 # Set by a shell, since a process with threads can set nothing for its child alone. What is less already stays.
 _BOUNDED = (
     "/bin/sh",
     "-c",
-    '{ ulimit -f "$1"; ulimit -t "$2"; ulimit -c 0; } 2>/dev/null; shift 2; exec "$@"',
+    '{ ulimit -f "$1"; ulimit -t "$2"; ulimit -d "$3"; ulimit -c 0; } 2>/dev/null; shift 3; exec "$@"',
     "sh",
 )
 _NOT_FOUND = 127

@@ -7,19 +7,14 @@ look and nothing else. It loads no command line, as it is started for every look
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from jetwatch.content import asking
 from jetwatch.content.fetch import look
+from jetwatch.content.memory import bound_memory
 from jetwatch.errors import ContentWait, JetwatchError
-
-MEMORY_BYTES = 1024**3
-"""What a library needs when a server answers without end, and no more: none of them bounds an answer."""
-ENTRY_BYTES = 1024
-"""And what each entry of a listing needs that is within its limit."""
 
 
 def main() -> None:
@@ -30,7 +25,7 @@ def main() -> None:
 def _run(environ: Mapping[str, str]) -> int:
     try:
         asked = asking.asked(environ)
-        _bound_memory(MEMORY_BYTES + ENTRY_BYTES * asked.content.limits.entries)
+        bound_memory(asked.content.limits)
         _tell(environ, asking.answer(look(asked.content, asked.known, asked.deadline_s)))
     except JetwatchError as error:
         if isinstance(error, ContentWait):
@@ -38,12 +33,6 @@ def _run(environ: Mapping[str, str]) -> int:
         print(f"jetp: {error}", file=sys.stderr)  # noqa: T201 - the agent reads it
         return error.exit_code
     return 0
-
-
-def _bound_memory(most_bytes: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _tell(environ: Mapping[str, str], outputs: Mapping[str, str]) -> None:

@@ -236,13 +236,31 @@ def test_an_answer_without_an_end_ends_the_process_that_looks_and_no_other(serve
     server.pages = type("Large", (dict,), {"get": lambda *_: Page(b"<x>" + b" " * 400_000_000)})()
     content = Content("s3://bucket/site/", ContentKind.BUCKET, endpoint=server.url, region="x", anonymous=True)
     small = (
-        "import sys; from jetwatch.content import looking; looking.MEMORY_BYTES = 300_000_000;"
-        "looking.ENTRY_BYTES = 0; looking.main()"
+        "import sys; from jetwatch.content import looking, memory; memory.MEMORY_BYTES = 300_000_000;"
+        "memory.ENTRY_BYTES = 0; looking.main()"
     )
     env = {"PATH": "/usr/bin:/bin", "JETWATCH_OUTPUT": str(tmp_path / "out"), **asking.question(content, None, 30)}
     ended = subprocess.run([sys.executable, "-c", small], env=env, capture_output=True, timeout=100, check=False)
     assert ended.returncode != 0
     assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_without_an_end_ends_the_fetch_and_no_other(server: WebServer, tmp_path: Path) -> None:
+    """The same, where a prefix is fetched: it is a process of its own, and may have so much memory."""
+    server.pages = type("Large", (dict,), {"get": lambda *_: Page(b"<x>" + b" " * 400_000_000)})()
+    small = (
+        "import sys; from jetwatch.content import memory; memory.MEMORY_BYTES = 300_000_000; memory.ENTRY_BYTES = 0;"
+        "from jetwatch.cli.main import main; main()"
+    )
+    options = (f"endpoint={server.url}", "region=x", "anonymous=true")
+    words = ["fetch", "s3://bucket/site/", tmp_path / "out", *(part for each in options for part in ("--option", each))]
+    env = {"PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(
+        [sys.executable, "-c", small, *words], env=env, capture_output=True, timeout=100, check=False
+    )
+    assert ended.returncode != 0
+    assert b"memory allocation" in ended.stderr, ended.stderr
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_a_fetch_does_not_follow_a_redirect_either(server: WebServer, elsewhere: WebServer, tmp_path: Path) -> None:

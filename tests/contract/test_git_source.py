@@ -589,7 +589,8 @@ def test_a_git_that_met_a_bound_needs_a_person(exit_code: int, complaint: str, s
 
 
 def test_every_git_runs_within_its_bounds(repository: Repository, tmp_path: Path) -> None:
-    """The largest file, the time to compute, no dump of memory; also where less was allowed already."""
+    """The largest file, the time to compute, memory and no dump of it; also where less was allowed already."""
+    from jetwatch.content import memory
     from jetwatch.content.source import Limits
 
     (tmp_path / "git").write_text("#!/bin/sh\ncat /proc/self/limits\n")
@@ -599,6 +600,7 @@ def test_every_git_runs_within_its_bounds(repository: Repository, tmp_path: Path
     soft = {line[:26].strip(): line[26:].split()[0] for line in printed.splitlines()}
     assert soft["Max file size"] == str((1 << 20) + git_command.BESIDE_CONTENT_BYTES + 512)
     assert soft["Max cpu time"] == str(git_command.CPU_S)
+    assert soft["Max data size"] == str(memory.MEMORY_BYTES + memory.ENTRY_BYTES * content.limits.entries)
     assert soft["Max core file size"] == "0"
 
 
