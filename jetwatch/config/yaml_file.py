@@ -25,6 +25,7 @@ DEEPEST = 32
 """Levels of nesting; the deepest key of watch.yml stands on the sixth."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where pyyaml was built with it
+_LONGEST_REASON = 500  # of what is quoted from a file
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _QUOTE_HINT = "a value that begins with `{{` must stand in quotes"
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -138,10 +139,11 @@ class _Builder:
         return self._scalar(event, path)
 
     def _alias(self, event: yaml.AliasEvent, path: str) -> Node:
+        named = str(event.anchor)[:_LONGEST_REASON]
         if event.anchor in self._open_anchors:
-            return self._fault(event, f"the alias `*{event.anchor}` stands inside what it names", path)
+            return self._fault(event, f"the alias `*{named}` stands inside what it names", path)
         if event.anchor not in self._anchors:
-            return self._fault(event, f"the alias `*{event.anchor}` names no anchor above it", path)
+            return self._fault(event, f"the alias `*{named}` names no anchor above it", path)
         node = self._anchors[event.anchor]
         self._count(event, node.size)
         return node
@@ -213,7 +215,8 @@ class _Builder:
             return _refused(self._file, line + 1, "a tab stands in the indentation; YAML wants spaces")
         hint = f"; {_QUOTE_HINT}" if re.search(r"[:-]\s+\{\{", text) else ""
         context = f"{error.context}: " if error.context else ""
-        return _refused(self._file, line + 1, f"not YAML: {context}{error.problem}{hint}")
+        said = f"{context}{error.problem}"  # it may quote a name from the file, however long that is
+        return _refused(self._file, line + 1, f"not YAML: {said[:_LONGEST_REASON]}{hint}")
 
 
 def _line(event: yaml.Event) -> int:

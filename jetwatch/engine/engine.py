@@ -200,14 +200,17 @@ class Engine:
         self._runtime.journal.prune(now.wall_us)
 
     def _begin(self, _: CommandNotStarted | None) -> None:
-        # Nothing waits for this: download_dir may be a dead mount.
-        self._runtime.work(self._runtime.commands.leftovers, self._tidy, name="tidy")
         self._ready = True
         for lane in self._lanes.values():
             if self.once:
                 lane.delivery.try_waiting_now()
             lane.plan_first()
             self.changed(lane)
+        self._runtime.post(self._look_for_leftovers)  # after the first checks have begun
+
+    def _look_for_leftovers(self) -> None:
+        """Nothing waits for this: download_dir may be a dead mount."""
+        self._runtime.work(self._runtime.commands.leftovers, self._tidy, name="tidy")
 
     def _tidy(self, leftovers: frozenset[str] | CommandNotStarted) -> None:
         """What is known to be swept goes. What is not known may be another agent's; only secrets go that are ours."""

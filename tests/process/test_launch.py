@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from waiting import until
 from workbench import Workbench
 
+from jetwatch.descriptors import is_readable
 from jetwatch.process import launch, tree
 from jetwatch.process.shim import boot_id
 from jetwatch.records import ProcessId
@@ -104,9 +104,9 @@ def test_a_pidfd_tells_the_end_of_this_very_process(sleeper: subprocess.Popen[by
     assert found is not None
     fd = launch.open_pidfd(ProcessId(found.pid, found.start_ticks, boot_id()))
     assert fd is not None
-    assert select.select([fd], [], [], 0)[0] == []
+    assert not is_readable(fd)
     sleeper.kill()
-    assert select.select([fd], [], [], 10)[0] == [fd]
+    assert is_readable(fd, within_s=10)
     os.close(fd)
 
 
