@@ -171,7 +171,7 @@ def _applied() -> str:
 
 
 def _say_trust(content: Content) -> None:
-    """Where nothing is applied that a signed commit had to come after: whom this first fetch believes."""
+    """On a first fetch of signed content, say which keys it believes: there is no earlier commit to come after."""
     if content.allowed_signers is None or COMMIT.fullmatch(_applied()):
         return
     try:
